@@ -1,0 +1,1 @@
+"""What happens around training: EMA, previews, metrics on disk, progress."""

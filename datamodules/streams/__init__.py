@@ -1,0 +1,1 @@
+"""The shard writer, the index and the global order of samples."""

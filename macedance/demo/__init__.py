@@ -1,0 +1,1 @@
+"""The built-in corpus: songs and choreography made by code."""

@@ -1,0 +1,1 @@
+"""Diffusion: schedule, guidance, losses and samplers."""

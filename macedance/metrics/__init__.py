@@ -1,0 +1,1 @@
+"""Motion metrics as torchmetrics classes over pure functions."""

@@ -1,0 +1,1 @@
+"""Music: decoding, the 35-d librosa features, beats."""

@@ -1,0 +1,1 @@
+"""Network blocks: Mamba mixers and their scans, FiLM, attention, embeddings."""

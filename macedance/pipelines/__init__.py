@@ -1,0 +1,1 @@
+"""Pipelines: from_pretrained, save_pretrained, call."""

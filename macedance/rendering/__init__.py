@@ -1,0 +1,1 @@
+"""Camera, body mesh, rasterisers and video files."""
