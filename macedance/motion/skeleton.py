@@ -28,6 +28,9 @@ PARENTS: tuple[int, ...] = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13
 #: Index of the mirrored joint: left and right swapped.
 MIRROR: tuple[int, ...] = (0, 2, 1, 3, 5, 4, 6, 8, 7, 9, 11, 10, 12, 14, 13, 15, 17, 16, 19, 18, 21, 20, 23, 22)
 
+#: Joints without a child.
+LEAVES: tuple[int, ...] = tuple(joint for joint in range(NUM_JOINTS) if joint not in PARENTS)
+
 #: Ankles and toes in the order of the representation's contact channels.
 FOOT_JOINTS: tuple[int, ...] = (7, 8, 10, 11)
 
@@ -81,16 +84,20 @@ def forward_kinematics(rotations: Tensor, root: Tensor, *, pelvis: PelvisConvent
         pelvis: ``edge``: the pelvis stands at ``root``. ``smplx``: at ``root`` + PELVIS_REST_M, a constant that the
             root rotation does not turn, as in smplx's SMPL class.
     """
-    offsets = rest_offsets(rotations.dtype, rotations.device)
     if pelvis == "smplx":
         root = root + torch.tensor(PELVIS_REST_M, dtype=root.dtype, device=root.device)
-    positions: list[Tensor] = [root]
-    globals_: list[Tensor] = [rotations[..., 0, :, :]]
+    offsets = rest_offsets(rotations.dtype, rotations.device).unsqueeze(-1)
+    # Frames last (N): each product then runs over long contiguous rows, about four times faster forward and backward
+    # on a CPU than a batch of 3 x 3 matrix products, and with no more kernels on a GPU.
+    local_J33N = rotations.reshape(-1, NUM_JOINTS, 9).permute(1, 2, 0).contiguous().unflatten(1, (3, 3)).unbind(0)
+    positions = [root.reshape(-1, 3).T]
+    globals_ = [local_J33N[0]]
     for joint in range(1, NUM_JOINTS):
-        parent = PARENTS[joint]
-        positions.append(positions[parent] + globals_[parent] @ offsets[joint])
-        globals_.append(globals_[parent] @ rotations[..., joint, :, :])
-    return torch.stack(positions, dim=-2)
+        turned_33N = globals_[PARENTS[joint]]
+        positions.append(positions[PARENTS[joint]] + (turned_33N * offsets[joint]).sum(1))
+        # A leaf's own rotation moves no joint; its place in the list is never read.
+        globals_.append(turned_33N if joint in LEAVES else (turned_33N.unsqueeze(2) * local_J33N[joint]).sum(1))
+    return torch.stack(positions).permute(2, 0, 1).reshape(*root.shape[:-1], NUM_JOINTS, 3)
 
 
 def global_rotations(rotations: Tensor) -> Tensor:
