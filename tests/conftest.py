@@ -23,6 +23,8 @@ def find_shared() -> Path | None:
 def shared_dir() -> Path:
     path = find_shared()
     if path is None:
+        if os.environ.get("MACEDANCE_REQUIRE_SHARED"):
+            pytest.fail("no real test data: set MACEDANCE_SHARED to the folder that holds it")
         pytest.skip("no real test data: set MACEDANCE_SHARED to the folder that holds it")
     return path
 
@@ -30,3 +32,15 @@ def shared_dir() -> Path:
 @pytest.fixture(scope="session")
 def project_root() -> Path:
     return ROOT
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """End by saying how many tests did not run, so that nobody takes them for passed."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons: dict[str, int] = {}
+    for report in skipped:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        reasons[reason.removeprefix("Skipped: ")] = reasons.get(reason.removeprefix("Skipped: "), 0) + 1
+    terminalreporter.write_line(f"{len(skipped)} tests skipped")
+    for reason, count in sorted(reasons.items()):
+        terminalreporter.write_line(f"  {count}: {reason}")

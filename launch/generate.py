@@ -1,0 +1,182 @@
+"""``macedance generate``: a song in, dances out."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from launch.options import (
+    Parser,
+    add_json_option,
+    emit_json,
+    positive_float,
+    positive_int,
+    say,
+    writable_folder,
+)
+from macedance.errors import ConfigError
+
+if TYPE_CHECKING:
+    from macedance.motion.files import Motion
+
+FORMATS = ("npz", "bvh", "glb", "mp4")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The verb's options."""
+    parser = Parser(
+        prog="macedance generate",
+        description="Dance to a song with a trained Motion Expert.",
+        epilog="example:\n  macedance generate --music song.mp3 --model outputs/demo/model --out outputs/dance",
+    )
+    parser.add_argument("--music", required=True, metavar="SONG", help="wav, flac, ogg, mp3, m4a, ...")
+    parser.add_argument("--model", required=True, metavar="DIR|CKPT", help="a model folder or a training checkpoint")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for <song>-<k>.{npz,bvh,glb,mp4}")
+    parser.add_argument("--genre", help="one of the model's genres; drawn by the seed and named when left out")
+    parser.add_argument("--beta", type=float, help="guidance-free temperature in (0, 1]; low: on the beat, less varied")
+    parser.add_argument("--seconds", type=float, help="dance to the first SECONDS of the song (default: all of it)")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same dance (default 0)")
+    parser.add_argument("--sampler", choices=("ddim", "dpmpp"), default="ddim", help="default ddim")
+    parser.add_argument("--steps", type=int, metavar="N", help="sampling steps (default: ddim 50, dpmpp 20)")
+    parser.add_argument("--num-dances", type=int, default=1, metavar="K", help="dances to make (default 1)")
+    parser.add_argument("--formats", default="npz,bvh,glb,mp4", help="comma-separated (default npz,bvh,glb,mp4)")
+    parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="of a checkpoint (default ema)")
+    parser.add_argument("--renderer", choices=("auto", "egl", "software"), default="auto", help="draws the mp4")
+    parser.add_argument("--size", type=int, default=640, metavar="PX", help="width and height of the mp4 (default 640)")
+    add_json_option(parser)
+    return parser
+
+
+def parse_formats(text: str) -> list[str]:
+    """The file formats in the user's order, each once."""
+    formats = list(dict.fromkeys(f.strip().lower() for f in text.split(",") if f.strip()))
+    unknown = [f for f in formats if f not in FORMATS]
+    if unknown or not formats:
+        raise ConfigError(f"unknown format {', '.join(unknown) or text!r}", expected=f"some of {','.join(FORMATS)}")
+    return formats
+
+
+def file_stem(music: Path) -> str:
+    """The song's name as a file name."""
+    return re.sub(r"[^\w.-]+", "_", music.stem).strip("._") or "song"
+
+
+def write_dance(
+    motion: Motion,
+    stem: Path,
+    formats: Sequence[str],
+    *,
+    music: Path | None,
+    renderer: str = "auto",
+    size: int = 640,
+    progress: Any = None,
+) -> list[Path]:
+    """Write one dance in every format; each file appears whole.
+
+    Args:
+        motion: The dance.
+        stem: Path without extension.
+        formats: Some of npz, bvh, glb, mp4.
+        music: The song, for the sound of the mp4.
+        renderer: ``auto``, ``egl`` or ``software``.
+        size: Width and height of the mp4 in pixels.
+        progress: Called with (frames drawn, frames in all).
+    """
+    from macedance.motion.bvh import write_bvh
+    from macedance.motion.files import save_motion
+    from macedance.motion.glb import write_glb
+    from macedance.rendering.video import render_dance
+
+    written = []
+    for extension in formats:
+        path = stem.with_name(f"{stem.name}.{extension}")
+        if extension == "npz":
+            save_motion(path, motion)
+        elif extension == "bvh":
+            write_bvh(path, motion)
+        elif extension == "glb":
+            write_glb(path, motion)
+        else:
+            render_dance(
+                motion,
+                motion.fps,
+                path,
+                music=music,
+                backend=renderer,  # type: ignore[arg-type]
+                width=size,
+                height=size,
+                progress=progress,
+            )
+        written.append(path)
+    return written
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the verb."""
+    options = build_parser().parse_args(arguments)
+    formats = parse_formats(options.formats)
+    positive_float("--seconds", options.seconds)
+    positive_int("--steps", options.steps)
+    positive_int("--num-dances", options.num_dances)
+    if options.beta is not None and not 0 < options.beta <= 1:
+        raise ConfigError(f"--beta is {options.beta}", expected="a number above 0 and at most 1")
+    if not 64 <= options.size <= 4096 or options.size % 2:
+        raise ConfigError(f"--size is {options.size}", expected="an even number of pixels from 64 to 4096")
+    result = generate(options, formats)
+    if options.json:
+        emit_json(options.json, result)
+    return 0
+
+
+def generate(options: argparse.Namespace, formats: Sequence[str]) -> dict[str, Any]:
+    """Make the dances and their files; returns what ``--json`` prints."""
+    from macedance.pipelines.music_to_motion import MusicToMotion
+    from macedance.report.progress import Progress
+
+    music = Path(options.music)
+    pipeline = MusicToMotion.load(options.model, weights=options.weights)
+    # The song is read before the folder is made: a bad song leaves nothing behind.
+    song = pipeline.read_music(music, seconds=options.seconds)
+    genre = pipeline.choose_genre(options.genre, options.seed)
+    if genre is not None and options.genre is None:
+        say(f"genre: {genre} (drawn by seed {options.seed}; name one of {', '.join(pipeline.genres)} with --genre)")
+    out = writable_folder(Path(options.out))
+    started = time.perf_counter()
+    with Progress("denoising", 1) as bar:
+        motions = pipeline.generate(
+            song.features,
+            genre=genre,
+            beta=options.beta,
+            seed=options.seed,
+            sampler=options.sampler,
+            num_steps=options.steps,
+            num_dances=options.num_dances,
+            music_beats_s=song.beats_s,
+            progress=bar,
+        )
+    seconds = time.perf_counter() - started
+    files: list[str] = []
+    for k, motion in enumerate(motions):
+        stem = out / f"{file_stem(music)}-{k}"
+        with Progress(f"drawing dance {k}", motion.num_frames) as bar:
+            files += map(
+                str,
+                write_dance(
+                    motion, stem, formats, music=music, renderer=options.renderer, size=options.size, progress=bar
+                ),
+            )
+    for path in files:
+        say(path)
+    return {
+        "files": files,
+        "genre": genre,
+        "seed": options.seed,
+        "frames": motions[0].num_frames,
+        "fps": motions[0].fps,
+        "seconds": motions[0].duration_s,
+        "frames_per_second": len(motions) * motions[0].num_frames / seconds,
+    }

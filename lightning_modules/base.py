@@ -1,0 +1,119 @@
+"""What every expert's LightningModule shares: a network built late, trainable parts, optimizer, weights to start from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.schedules import WarmupCosine
+from macedance.errors import CheckpointError
+from macedance.nn.trainable import LoraSettings, add_lora, set_trainable
+from macedance.pipelines.weights import load_network_weights
+
+OptimizerFactory = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
+
+
+class ExpertModule(pl.LightningModule):
+    """A network, how it trains and what of it trains.
+
+    Args:
+        network: Makes the network; called in ``configure_model``, so that a sharding strategy may build it in place.
+        optimizer: Makes the optimizer of the trainable parameters.
+        lr_schedule: Factor of the learning rate over the run. None: constant.
+        seed: Seeds the network's initialisation and every draw of a training step.
+        init_from: Start from the weights of this folder or checkpoint, and from nothing else of it.
+        init_weights: Which weights of a checkpoint to start from.
+        train_only: Only parameters whose names match one of these patterns train.
+        freeze: Parameters whose names match one of these patterns do not train.
+        lora: Train low-rank adapters instead of the weights themselves.
+    """
+
+    def __init__(
+        self,
+        network: Callable[[], nn.Module],
+        optimizer: OptimizerFactory,
+        lr_schedule: WarmupCosine | None = None,
+        seed: int = 0,
+        init_from: str | None = None,
+        init_weights: str = "ema",
+        train_only: list[str] | None = None,
+        freeze: list[str] | None = None,
+        lora: LoraSettings | None = None,
+    ) -> None:
+        super().__init__()
+        self._network_factory = network
+        self._optimizer_factory = optimizer
+        self.lr_schedule = lr_schedule
+        self.seed = seed
+        self.init_from = init_from
+        self.init_weights = init_weights
+        self.train_only = train_only
+        self.freeze_patterns = freeze
+        self.lora = lora
+        self.network: nn.Module | None = None
+        #: Global samples trained on so far; saved in every checkpoint.
+        self.position = 0
+
+    def configure_model(self) -> None:
+        """Build the network once: initialise by the seed, load ``init_from``, then freeze and add adapters."""
+        if self.network is not None:
+            return
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            network = self._network_factory()
+            if self.init_from is not None:
+                load_network_weights(network, self.init_from, weights=self.init_weights)
+            if self.lora is not None:
+                add_lora(network, self.lora)
+        if self.train_only is not None or self.freeze_patterns is not None:
+            set_trainable(network, train_only=self.train_only, freeze=self.freeze_patterns)
+        self.network = network
+
+    @property
+    def built_network(self) -> nn.Module:
+        """The network; only after ``configure_model``."""
+        assert self.network is not None, "configure_model has not run"
+        return self.network
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer over what trains, and the schedule stepped with it."""
+        optimizer = self._optimizer_factory([p for p in self.parameters() if p.requires_grad])
+        if self.lr_schedule is None:
+            return optimizer
+        schedule, max_steps = self.lr_schedule, self.trainer.max_steps
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule.factor(step, max_steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def describe(self) -> dict[str, Any]:
+        """The ``config.json`` of the model being trained; every checkpoint carries it."""
+        raise NotImplementedError
+
+    def normalizer_dict(self) -> dict[str, Any]:
+        """The ``normalizer.json`` of the model being trained."""
+        raise NotImplementedError
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what a model needs besides its weights: configuration, normaliser, adapters, position."""
+        checkpoint["macedance"] = {
+            "version": 1,
+            "config": self.describe(),
+            "normalizer": self.normalizer_dict(),
+            "lora": self.lora.to_dict() if self.lora else None,
+            "position": self.position,
+        }
+
+    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+        """Take the position back.
+
+        Raises:
+            CheckpointError: The checkpoint was not written by this project.
+        """
+        if "macedance" not in checkpoint:
+            raise CheckpointError(
+                "the checkpoint is not one of this project", expected="a checkpoint written by `macedance fit`"
+            )
+        self.position = int(checkpoint["macedance"]["position"])

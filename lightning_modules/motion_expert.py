@@ -1,0 +1,166 @@
+"""The Motion Expert's training: music -> 3D dance by diffusion (MACE-Dance, sections on the Motion Expert)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.base import ExpertModule, OptimizerFactory
+from lightning_modules.schedules import WarmupCosine
+from macedance.diffusion.draws import StepDraws, draw_step
+from macedance.diffusion.guidance import ClassifierFreeGuidance, GuidanceFreeTraining
+from macedance.diffusion.losses import MotionLosses
+from macedance.diffusion.schedule import CosineSchedule
+from macedance.errors import ConfigError
+from macedance.motion.normalizer import MinMaxNormalizer
+from macedance.motion.representation import encode_motion
+from macedance.nn.trainable import LoraSettings
+from macedance.pipelines.music_to_motion import model_config, prepare_music
+
+#: Validation draws use sample numbers from here on, so that they never repeat a training step's.
+_VALIDATION_OFFSET = 2**40
+
+
+class MotionExpertModule(ExpertModule):
+    """Trains a Motion Expert on clips of dance and music.
+
+    Args:
+        network: Makes the network: ``forward(xt, t, beta, music, genre, keep) -> x0``.
+        objective: Guidance-free training (eq. 3) or classifier-free guidance.
+        losses: Terms of eq. 4-5 and their weights.
+        optimizer: Makes the optimizer; Adan (lr 4e-4, weight decay 0.02) in the paper.
+        schedule: Noise schedule.
+        normalize_music: Min-max the 35 music channels to [-1, 1] by the corpus's normaliser; off in the released code.
+        sample_weights: Which weights a sampler takes from the checkpoints of this run, ``ema`` or ``raw``.
+        lr_schedule: See :class:`ExpertModule`, as the following.
+        seed: Seeds initialisation and draws.
+        init_from: Folder or checkpoint to take the weights from.
+        init_weights: ``ema`` or ``raw``.
+        train_only: Name patterns of what trains.
+        freeze: Name patterns of what does not.
+        lora: Low-rank adapters.
+    """
+
+    def __init__(
+        self,
+        network: Callable[[], nn.Module],
+        objective: GuidanceFreeTraining | ClassifierFreeGuidance,
+        losses: MotionLosses,
+        optimizer: OptimizerFactory,
+        schedule: CosineSchedule | None = None,
+        normalize_music: bool = True,
+        sample_weights: str = "ema",
+        lr_schedule: WarmupCosine | None = None,
+        seed: int = 0,
+        init_from: str | None = None,
+        init_weights: str = "ema",
+        train_only: list[str] | None = None,
+        freeze: list[str] | None = None,
+        lora: LoraSettings | None = None,
+    ) -> None:
+        super().__init__(network, optimizer, lr_schedule, seed, init_from, init_weights, train_only, freeze, lora)
+        self.objective = objective
+        self.losses = losses
+        self.schedule = schedule or CosineSchedule()
+        self.normalize_music = normalize_music
+        if sample_weights not in ("ema", "raw"):
+            raise ConfigError(f"{sample_weights!r} are no weights", where="model.sample_weights", expected="ema or raw")
+        self.sample_weights = sample_weights
+        self.motion_normalizer = MinMaxNormalizer(151)
+        self.music_normalizer: MinMaxNormalizer | None = None
+        self.genres: list[str] = []
+        self.fps = 30.0
+        self.window_frames = 0
+
+    def set_corpus(
+        self,
+        normalizers: tuple[MinMaxNormalizer, MinMaxNormalizer],
+        genres: Sequence[str],
+        fps: float,
+        window_frames: int,
+    ) -> None:
+        """Take from the corpus what the model must know of it: called by ``setup``, or by hand outside a Trainer."""
+        motion, music = normalizers
+        self.motion_normalizer = motion.to(self.device)
+        self.music_normalizer = music.to(self.device) if self.normalize_music else None
+        self.genres, self.fps, self.window_frames = list(genres), fps, window_frames
+
+    def setup(self, stage: str) -> None:
+        """Read the corpus's normaliser, genres and frame rate from the data module."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.set_corpus(data.normalizers, data.genres, data.fps, data.window_frames)
+
+    def configure_model(self) -> None:
+        """Build the network and check that it knows as many genres as the corpus has."""
+        super().configure_model()
+        known = int(getattr(self.network, "num_genres", 0))
+        if 0 < known < len(self.genres):
+            raise ConfigError(
+                f"the corpus has {len(self.genres)} genres and the network knows {known}",
+                where="model.network.init_args.num_genres",
+                expected=f"at least {len(self.genres)}, or 0 for a network without genres",
+                fix=f"--model.network.init_args.num_genres={len(self.genres)}",
+            )
+
+    def _losses_of(self, batch: dict[str, Any], draws: StepDraws) -> dict[str, Tensor]:
+        network = self.built_network
+        x0 = self.motion_normalizer.normalize(encode_motion(batch["poses"], batch["trans"], self.fps))
+        xt = self.schedule.add_noise(x0, draws.t_B, draws.noise_BTC)
+        music = prepare_music(batch["music"], self.music_normalizer)
+        genre = batch["genre"] if getattr(network, "num_genres", 0) else None
+        x0_pred = self.objective.training_prediction(network, xt, draws, music, genre)
+        return self.losses(x0_pred, x0, self.motion_normalizer, self.fps, batch["mask"])
+
+    def _draws(self, sample_numbers: Tensor, frames: int) -> StepDraws:
+        return draw_step(
+            self.seed,
+            sample_numbers,
+            frames,
+            151,
+            self.schedule.num_steps,
+            self.objective.drop_probability,
+            self.device,
+            beta_min=self.objective.beta_min,
+        )
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """The weighted loss of a batch; its draws are keyed by (seed, global sample number)."""
+        terms = self._losses_of(batch, self._draws(batch["position"], batch["poses"].shape[1]))
+        for name, value in terms.items():
+            self.log("train/loss" if name == "total" else f"train/{name}", value.detach(), on_step=True, on_epoch=False)
+        return terms["total"]
+
+    def on_train_batch_end(self, outputs: Any, batch: dict[str, Any], batch_idx: int) -> None:
+        """Remember how far the global order has been trained on."""
+        self.position = self.trainer.datamodule.consumed_after(batch)  # type: ignore[attr-defined]
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """The same loss on held-out clips with draws that are the same at every validation."""
+        terms = self._losses_of(batch, self._draws(batch["position"] + _VALIDATION_OFFSET, batch["poses"].shape[1]))
+        self.log("val/loss", terms["total"], on_step=False, on_epoch=True, batch_size=len(batch["position"]))
+
+    def describe(self) -> dict[str, Any]:
+        """See :class:`ExpertModule`."""
+        return model_config(
+            network=self.built_network,
+            objective=self.objective,
+            fps=self.fps,
+            window_frames=self.window_frames,
+            genres=self.genres,
+            sample_weights=self.sample_weights,
+        )
+
+    def normalizer_dict(self) -> dict[str, Any]:
+        """See :class:`ExpertModule`."""
+        return {
+            "motion": self.motion_normalizer.to_dict(),
+            "music": self.music_normalizer.to_dict() if self.music_normalizer else None,
+        }
+
+    @torch.no_grad()
+    def loss_shares(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Each term of the loss on a batch without training on it."""
+        return self._losses_of(batch, self._draws(batch["position"], batch["poses"].shape[1]))
