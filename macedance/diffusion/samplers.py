@@ -6,6 +6,7 @@ Shapes: B batch, T frames, C channels. Motions are normalised: x0 is clipped to 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -97,7 +98,7 @@ class DdimSampler:
         alpha_bar = schedule.alpha_bar.double().cpu()
         xt_BTC = noise_BTC
         x0_BTC = noise_BTC
-        for step, (time, next_time) in enumerate(zip(times[:-1], times[1:], strict=True)):
+        for step, (time, next_time) in enumerate(pairwise(times)):
             x0_BTC = _predict(denoise, xt_BTC, time)
             if next_time >= 0:
                 now, after = float(alpha_bar[time]), float(alpha_bar[next_time])
@@ -157,7 +158,7 @@ class DpmSolverSampler:
             ConfigError: More steps than the schedule has.
             NumericsError: The network gave NaN or infinite values.
         """
-        from diffusers import DPMSolverMultistepScheduler
+        from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
         solver = DPMSolverMultistepScheduler(
             num_train_timesteps=schedule.num_steps,
@@ -202,3 +203,23 @@ def _finite(x0_BTC: Tensor) -> Tensor:
             "the network predicted NaN or infinite motion", fix="take an earlier checkpoint, or sample in float32"
         )
     return x0_BTC
+
+
+def make_sampler(name: str, num_steps: int | None = None, eta: float | None = None) -> DdimSampler | DpmSolverSampler:
+    """A sampler by the name that the command line gives it.
+
+    Args:
+        name: ``ddim`` or ``dpmpp``.
+        num_steps: Steps; None is 50 for ``ddim``, 20 for ``dpmpp``.
+        eta: Noise of ``ddim``, 0 .. 1; None is 1.
+
+    Raises:
+        ConfigError: An unknown name, a value out of range, or an eta for the sampler that draws no noise.
+    """
+    if name == "ddim":
+        return DdimSampler(50 if num_steps is None else num_steps, 1.0 if eta is None else eta)
+    if name == "dpmpp":
+        if eta:
+            raise ConfigError(f"eta {eta} with dpmpp, which draws no noise", fix="leave eta out, or sample with ddim")
+        return DpmSolverSampler(20 if num_steps is None else num_steps)
+    raise ConfigError(f"unknown sampler {name!r}", expected="ddim or dpmpp")

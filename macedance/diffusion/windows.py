@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -39,10 +40,7 @@ class WindowPlan:
     @property
     def joins(self) -> list[int]:
         """Frames where one window hands over to the next: the middle of each overlap."""
-        return [
-            (later + earlier + self.window) // 2
-            for earlier, later in zip(self.starts_N[:-1], self.starts_N[1:], strict=True)
-        ]
+        return [(later + earlier + self.window) // 2 for earlier, later in pairwise(self.starts_N)]
 
 
 def plan_windows(num_frames: int, window: int, overlap: int) -> WindowPlan:
