@@ -213,7 +213,9 @@ class Tone:
                 cycles = cycles + depth * np.sin(2 * np.pi * 5.5 * t) * np.clip((t - 0.15) / 0.2, 0, 1)
             index = (cycles * _TABLE_SIZE).astype(np.int64) & (_TABLE_SIZE - 1)
             out += dark[index] + fade * (bright[index] - dark[index])
-        envelope = self.sustain + (1 - self.sustain) * np.exp(-np.maximum(t - self.attack_s, 0) / self.decay_s)
+        envelope: NDArray[np.floating] = self.sustain + (1 - self.sustain) * np.exp(
+            -np.maximum(t - self.attack_s, 0) / self.decay_s
+        )
         envelope *= np.clip((duration_s + self.release_s - t) / self.release_s, 0, 1)
         out *= envelope.astype(np.float32)
         peak = float(np.abs(out).max())

@@ -78,11 +78,11 @@ class Song:
     spec: SongSpec
     samples: Samples
     sample_rate: int
-    beats_s: NDArray[np.float64]
-    accents_s: NDArray[np.float64]
-    accent_strengths: NDArray[np.float64]
-    downbeats_s: NDArray[np.float64]
-    eight_counts_s: NDArray[np.float64]
+    beats_s: NDArray[np.floating]
+    accents_s: NDArray[np.floating]
+    accent_strengths: NDArray[np.floating]
+    downbeats_s: NDArray[np.floating]
+    eight_counts_s: NDArray[np.floating]
     sections: list[Section]
 
     @property

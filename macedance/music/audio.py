@@ -1,0 +1,407 @@
+"""Sound files in and out: mono float32 samples at the file's own rate.
+
+libsndfile (wav, flac, ogg, opus, mp3, aiff) is asked first, PyAV (m4a, aac, video files, ...) otherwise. Both decode in
+blocks, so memory is that of the mono result whatever the channels and the length.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import struct
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from macedance.errors import DataError
+
+if TYPE_CHECKING:
+    import soundfile
+
+MIN_DURATION_S = 0.5
+"""Anything shorter is refused: no beat fits into it."""
+SILENCE_PEAK = 1e-4
+"""A peak (of full scale 1) below this is silence: -80 dB."""
+
+_MIN_RATE_HZ, _MAX_RATE_HZ = 4000, 768_000
+_MAX_PEAK = 1e9
+_BLOCK_FRAMES = 1 << 18
+_LOST_SHARE, _LOST_S = 0.02, 0.1
+# Their duration is a guess from the bit rate, nothing that the header promises.
+_GUESSED_DURATION = frozenset({"aac", "mp3", "ac3", "eac3", "dts", "loas", "mpegts", "mpeg", "amr"})
+
+Samples = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Audio:
+    """Mono sound.
+
+    Args:
+        samples: (N,) float32, full scale is 1.
+        sample_rate: Samples per second.
+
+    Raises:
+        DataError: Not one-dimensional float32, or a sample rate outside 4..768 kHz.
+    """
+
+    samples: Samples
+    sample_rate: int
+
+    def __post_init__(self) -> None:
+        if self.samples.ndim != 1 or self.samples.dtype != np.float32:
+            found = f"{self.samples.dtype} of shape {self.samples.shape}"
+            raise DataError(f"samples are {found}", expected="(N,) float32", fix="Audio.from_array(samples, rate)")
+        if not _MIN_RATE_HZ <= self.sample_rate <= _MAX_RATE_HZ:
+            raise DataError(f"sample rate {self.sample_rate} Hz", expected="8 to 96 kHz (4 to 768 are read)")
+
+    @property
+    def duration_s(self) -> float:
+        """Length in seconds."""
+        return len(self.samples) / self.sample_rate
+
+    @staticmethod
+    def from_array(samples: NDArray[Any], sample_rate: int, *, where: str | Path | None = None) -> Audio:
+        """Sound from memory, checked as a file would be.
+
+        Args:
+            samples: (N,) or (N, channels), floating point of full scale 1 or any signed or unsigned integer type.
+            sample_rate: Samples per second.
+            where: What to name in an error.
+
+        Raises:
+            DataError: Empty, shorter than 0.5 s, silent, or with NaN or infinite samples.
+        """
+        array = np.asarray(samples)
+        if array.ndim not in (1, 2) or array.dtype.kind not in "fiu":
+            raise DataError(
+                f"samples of type {array.dtype} and shape {array.shape}", where=where, expected="(N,) or (N, channels)"
+            )
+        if array.dtype.kind in "iu":
+            info = np.iinfo(array.dtype)
+            zero = 0 if array.dtype.kind == "i" else (int(info.max) + 1) // 2
+            array = (array.astype(np.float64) - zero) / (int(info.max) - zero + 1)
+        mono = array if array.ndim == 1 else array.mean(axis=1)
+        audio = Audio(np.ascontiguousarray(mono, dtype=np.float32), int(sample_rate))
+        _check(audio, where)
+        return audio
+
+    def resampled(self, sample_rate: int) -> Audio:
+        """The sound at another rate (soxr, high quality: the same numbers as librosa.load)."""
+        if sample_rate == self.sample_rate:
+            return self
+        import soxr
+
+        count = math.ceil(len(self.samples) * sample_rate / self.sample_rate)
+        out = soxr.resample(self.samples, self.sample_rate, sample_rate, quality="HQ")
+        if len(out) < count:
+            out = np.pad(out, (0, count - len(out)))
+        return Audio(np.ascontiguousarray(out[:count], dtype=np.float32), sample_rate)
+
+    def slice(self, start_s: float, stop_s: float) -> Audio:
+        """The part between two times, cut at the ends of the sound; a view, nothing is copied."""
+        start, stop = (min(max(0, round(t * self.sample_rate)), len(self.samples)) for t in (start_s, stop_s))
+        return Audio(self.samples[start:stop], self.sample_rate)
+
+
+def load_audio(
+    path: str | Path, *, start_s: float = 0.0, duration_s: float | None = None, sample_rate: int | None = None
+) -> Audio:
+    """Read a sound file, or the sound of a video file, as mono.
+
+    Channels are averaged. A file whose header promises more than can be decoded (2% and 0.1 s more), an Ogg file
+    without its last page and an undecodable rest are refused as truncated. An mp3 or raw aac stream without a length in
+    its header cannot be told from a shorter song: what decodes of it is used.
+
+    Args:
+        path: wav, flac, ogg, opus, mp3, aiff, m4a and whatever else libsndfile or PyAV decode.
+        start_s: Where to start, seconds.
+        duration_s: How much to read (the end of the file cuts it); None reads to the end.
+        sample_rate: Resample to this rate; None keeps the file's.
+
+    Returns:
+        The sound, peak as in the file.
+
+    Raises:
+        DataError: Missing, a folder, unreadable, empty, not audio, truncated, shorter than 0.5 s (the part asked for),
+            silent (peak below 1e-4), NaN or infinite samples, or a start beyond the end.
+    """
+    path = Path(path)
+    if not (math.isfinite(start_s) and start_s >= 0):
+        raise DataError(f"start {start_s} s is negative", where=path, expected="0 or more seconds")
+    if duration_s is not None and not (math.isfinite(duration_s) and duration_s > 0):
+        raise DataError(f"length {duration_s} s", where=path, expected="more than 0 seconds")
+    _check_readable(path)
+    reader = _SoundfileReader.open(path) or _AvReader.open(path)
+    if reader is None:
+        raise DataError("not a sound file", where=path, expected="wav, flac, ogg, opus, mp3, m4a, aac, aiff")
+    with contextlib.closing(reader):
+        rate = reader.rate
+        if not _MIN_RATE_HZ <= rate <= _MAX_RATE_HZ:
+            raise DataError(f"sample rate {rate} Hz", where=path, expected="8 to 96 kHz")
+        stop = None if duration_s is None else round((start_s + duration_s) * rate)
+        samples, decoded = _collect(reader, path, round(start_s * rate), stop)
+        promised = reader.promised_frames
+    if decoded == 0:
+        raise DataError(
+            "no sound in the file", where=path, expected="at least 0.5 s", fix="the file is empty or damaged"
+        )
+    if stop is None or decoded < stop:
+        missing = 0 if promised is None else promised - decoded
+        if missing > max(_LOST_SHARE * (promised or 0), _LOST_S * rate) or _cut_off(path):
+            length = "" if promised is None else f" of {promised / rate:.2f} s"
+            raise DataError(f"truncated file: only {decoded / rate:.2f} s{length} can be decoded", where=path,
+                            fix="copy or download it again")  # fmt: skip
+    if len(samples) == 0:
+        raise DataError(
+            f"start {start_s:g} s is beyond the end", where=path, expected=f"less than {decoded / rate:.2f} s"
+        )
+    audio = Audio(samples, rate)
+    _check(audio, path)
+    return audio if sample_rate is None else audio.resampled(sample_rate)
+
+
+def write_audio(path: str | Path, samples: NDArray[np.floating], sample_rate: int) -> None:
+    """Write 16-bit wav or flac (by suffix), under a temporary name first.
+
+    Args:
+        path: ``.wav`` or ``.flac``.
+        samples: (N,) or (N, channels), within -1..1.
+        sample_rate: Samples per second.
+
+    Raises:
+        DataError: Another suffix, samples beyond full scale or not finite, or a folder that cannot be written.
+    """
+    import soundfile
+
+    path = Path(path)
+    formats = {".wav": "WAV", ".flac": "FLAC"}
+    if path.suffix.lower() not in formats:
+        raise DataError(f"cannot write {path.suffix or 'a file without suffix'}", where=path, expected=".wav or .flac")
+    peak = float(np.abs(samples).max()) if samples.size else 0.0
+    if not peak <= 1.0:
+        raise DataError(f"samples reach {peak:g}", where=path, expected="-1..1", fix="divide them by their peak")
+    temporary = ""
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:40]}-", suffix=path.suffix)
+        os.close(handle)
+        soundfile.write(temporary, samples, sample_rate, format=formats[path.suffix.lower()], subtype="PCM_16")
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except (OSError, soundfile.SoundFileError) as error:
+        raise DataError("cannot write sound", where=path, fix=str(error)) from error
+    finally:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    current = os.umask(0o022)
+    os.umask(current)
+    return current
+
+
+def _check_readable(path: Path) -> None:
+    if not path.exists():
+        raise DataError("no such file", where=path, expected="a sound file")
+    if path.is_dir():
+        raise DataError("is a folder", where=path, expected="a sound file")
+    if not os.access(path, os.R_OK):
+        raise DataError("cannot be read", where=path, fix="check its permissions")
+    if path.is_file() and path.stat().st_size == 0:
+        raise DataError("empty file", where=path, expected="a sound file")
+
+
+def _check(audio: Audio, where: str | Path | None) -> None:
+    if audio.duration_s < MIN_DURATION_S:
+        raise DataError(f"only {audio.duration_s:.3f} s of sound", where=where, expected=f"at least {MIN_DURATION_S} s")
+    low, high = float(audio.samples.min()), float(audio.samples.max())  # a NaN wins both
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise DataError("NaN or infinite samples", where=where, expected="finite sound", fix="export it again")
+    peak = max(-low, high)
+    if peak < SILENCE_PEAK:
+        raise DataError(f"silence (peak {peak:.1e})", where=where, expected=f"a peak of at least {SILENCE_PEAK:g}")
+    if peak > _MAX_PEAK:
+        raise DataError(f"samples reach {peak:.1e}", where=where, expected="full scale 1", fix="export it again")
+
+
+def _collect(reader: _SoundfileReader | _AvReader, path: Path, start: int, stop: int | None) -> tuple[Samples, int]:
+    """The mono frames start..stop of a reader, and the number of frames decoded from the beginning of the file."""
+    position = reader.seek(start)
+    if stop is not None and position >= stop:
+        return np.zeros(0, dtype=np.float32), position
+    blocks: list[Samples] = []
+    for block in reader.blocks():
+        first = max(0, start - position)
+        last = len(block) if stop is None else stop - position
+        position += len(block)
+        if first < len(block):
+            blocks.append(block[first:last])
+        if stop is not None and position >= stop:
+            break
+    # Blocks are given back while the result fills: the sound is never held twice.
+    samples = np.empty(sum(map(len, blocks)), dtype=np.float32)
+    filled = 0
+    blocks.reverse()
+    while blocks:
+        block = blocks.pop()
+        samples[filled : filled + len(block)] = block
+        filled += len(block)
+    return samples, position
+
+
+class _SoundfileReader:
+    """Blocks of mono frames from libsndfile."""
+
+    def __init__(self, file: soundfile.SoundFile, path: Path) -> None:
+        self._file, self._path = file, path
+        self.rate = int(file.samplerate)
+
+    @classmethod
+    def open(cls, path: Path) -> _SoundfileReader | None:
+        """A reader, or None where libsndfile does not know the format."""
+        import soundfile
+
+        try:
+            return cls(soundfile.SoundFile(path), path)
+        except (soundfile.SoundFileError, TypeError):
+            return None
+
+    @property
+    def promised_frames(self) -> int | None:
+        """Frames that the header promises; None where it says nothing."""
+        frames = int(self._file.frames)
+        if self._file.format in ("WAV", "WAVEX", "RF64", "AIFF", "W64"):
+            frames = max(frames, _riff_frames(self._path) or 0)
+        return frames if 0 < frames < 1 << 40 else None
+
+    def seek(self, frame: int) -> int:
+        """Go to a frame, or to the end if there are fewer; returns where."""
+        if frame == 0:
+            return 0
+        import soundfile
+
+        with contextlib.suppress(soundfile.SoundFileError):
+            return int(self._file.seek(min(frame, self.promised_frames or frame)))
+        return 0
+
+    def blocks(self) -> Iterator[Samples]:
+        """Mono blocks up to the end, or up to the first damage."""
+        import soundfile
+
+        while True:
+            try:
+                block = self._file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)
+            except soundfile.SoundFileError:
+                return
+            if len(block) == 0:
+                return
+            yield block[:, 0].copy() if block.shape[1] == 1 else block.mean(axis=1)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class _AvReader:
+    """Blocks of mono frames from the first audio stream that PyAV finds."""
+
+    def __init__(self, container: Any, stream: Any) -> None:
+        self._container, self._stream = container, stream
+        self.rate = int(stream.codec_context.sample_rate or 0)
+
+    @classmethod
+    def open(cls, path: Path) -> _AvReader | None:
+        """A reader, or None where PyAV does not know the format or finds no sound."""
+        import av
+
+        try:
+            container = av.open(str(path), metadata_errors="ignore")
+        except (av.FFmpegError, OSError, ValueError):
+            return None
+        if not container.streams.audio:
+            container.close()
+            return None
+        return cls(container, container.streams.audio[0])
+
+    @property
+    def promised_frames(self) -> int | None:
+        """Frames that the container promises; None where it only guesses."""
+        if self._container.format.name in _GUESSED_DURATION:
+            return None
+        if self._stream.duration and self._stream.time_base:
+            return round(float(self._stream.duration * self._stream.time_base) * self.rate)
+        return round(self._container.duration / 1e6 * self.rate) if self._container.duration else None
+
+    def seek(self, frame: int) -> int:
+        """Containers seek to packets, not frames: always 0, the caller drops what comes before."""
+        return 0
+
+    def blocks(self) -> Iterator[Samples]:
+        """Mono blocks up to the end, or up to the first damage."""
+        import av
+
+        resampler = av.AudioResampler(format="fltp", rate=self.rate)
+        frames = self._container.decode(self._stream)
+        pending: list[Samples] = []
+        while True:
+            try:
+                frame = next(frames, None)
+                # None flushes what the resampler still holds.
+                converted = resampler.resample(frame)
+            except (av.FFmpegError, ValueError):
+                break
+            pending += [part.to_ndarray().mean(axis=0) for part in converted]
+            if frame is None:
+                break
+            if sum(map(len, pending)) >= _BLOCK_FRAMES:
+                yield np.concatenate(pending)
+                pending = []
+        if pending:
+            yield np.concatenate(pending)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._container.close()
+
+
+def _riff_frames(path: Path) -> int | None:
+    """Frames that a RIFF/WAVE header promises: libsndfile reports those that are there instead."""
+    with path.open("rb") as file:
+        head = file.read(12)
+        if len(head) < 12 or head[:4] != b"RIFF" or head[8:] != b"WAVE":
+            return None
+        block_align = 0
+        while len(chunk := file.read(8)) == 8:
+            name, size = chunk[:4], struct.unpack("<I", chunk[4:])[0]
+            if name == b"data":
+                # Recorders and pipes that cannot seek leave 0 or the largest number: no promise.
+                return size // block_align if block_align and 0 < size < 0x7FFFFFFF else None
+            if name == b"fmt " and size >= 16:
+                body = file.read(size + size % 2)
+                block_align = struct.unpack("<H", body[12:14])[0] if len(body) >= 14 else 0
+            else:
+                file.seek(size + size % 2, os.SEEK_CUR)
+    return None
+
+
+def _cut_off(path: Path) -> bool:
+    """True for an Ogg file whose last page is not marked as the last, or is not whole."""
+    with path.open("rb") as file:
+        if file.read(4) != b"OggS":
+            return False
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - (1 << 17)))
+        tail = file.read()
+    page = tail.rfind(b"OggS")
+    if page < 0 or len(tail) < page + 27:
+        return True
+    header_end = page + 27 + tail[page + 26]
+    body = sum(tail[page + 27 : header_end])
+    return not tail[page + 5] & 4 or len(tail) < header_end + body
