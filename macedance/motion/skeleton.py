@@ -88,7 +88,7 @@ def forward_kinematics(rotations: Tensor, root: Tensor, *, pelvis: PelvisConvent
         root = root + torch.tensor(PELVIS_REST_M, dtype=root.dtype, device=root.device)
     offsets = rest_offsets(rotations.dtype, rotations.device).unsqueeze(-1)
     # Frames last (N): each product then runs over long contiguous rows, about four times faster forward and backward
-    # on a CPU than a batch of 3 x 3 matrix products, and with no more kernels on a GPU.
+    # on a CPU than batches of 3 x 3 matrix products, and with no more kernels on a GPU.
     local_J33N = rotations.reshape(-1, NUM_JOINTS, 9).permute(1, 2, 0).contiguous().unflatten(1, (3, 3)).unbind(0)
     positions = [root.reshape(-1, 3).T]
     globals_ = [local_J33N[0]]
