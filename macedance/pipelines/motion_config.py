@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from macedance.errors import CheckpointError, ConfigError, DataError
+from macedance.diffusion.guidance import Guidance, guidance_to_config
+from macedance.errors import CheckpointError, DataError
 from macedance.motion.normalizer import MinMaxNormalizer
 from macedance.motion.representation import NAME, REPRESENTATION_DIM
 from macedance.pipelines.folder import FORMAT, VERSION, check_config, check_normalizer
@@ -29,6 +31,7 @@ class MotionModelConfig:
         window_frames: Frames of a training window.
         genres: Names of the genres, in the order of the network's labels; empty where it takes none.
         sampler: ``{"name": "ddim" | "dpmpp", "num_steps": int, "eta": float}``, what to sample with by default.
+        sample_weights: Which weights of a checkpoint to sample with, ``ema`` or ``raw``.
     """
 
     network: dict[str, Any]
@@ -37,6 +40,7 @@ class MotionModelConfig:
     window_frames: int
     genres: tuple[str, ...] = ()
     sampler: dict[str, Any] = field(default_factory=dict)
+    sample_weights: str = "ema"
 
     @property
     def music_dim(self) -> int:
@@ -55,6 +59,7 @@ class MotionModelConfig:
             "window_frames": self.window_frames,
             "genres": list(self.genres),
             "sampler": self.sampler,
+            "sample_weights": self.sample_weights,
         }
 
     @classmethod
@@ -87,9 +92,11 @@ class MotionModelConfig:
                 expected=f"{REPRESENTATION_DIM}",
             )
         num_genres = network.get("num_genres", 0)
-        if num_genres != 0 and num_genres != len(genres):
+        if not isinstance(num_genres, int) or num_genres < 0 or (num_genres and not 1 <= len(genres) <= num_genres):
             raise CheckpointError(
-                f"the network knows {num_genres} genres and the configuration names {len(genres)}", where=where
+                f"the network knows {num_genres} genres and the configuration names {len(genres)}",
+                where=where,
+                expected="1 to as many names",
             )
         # Names without labels in the network would be offered and then ignored.
         return cls(
@@ -99,6 +106,7 @@ class MotionModelConfig:
             window_frames=window,
             genres=tuple(genres) if num_genres else (),
             sampler=dict(sampler),
+            sample_weights="raw" if values.get("sample_weights") == "raw" else "ema",
         )
 
 
@@ -130,7 +138,7 @@ def _read_normalizer(values: Mapping[str, Any], name: str, channels: int, where:
     return normalizer
 
 
-def normalize_music(music_BTM: Tensor, normalizer: MinMaxNormalizer | None) -> Tensor:
+def prepare_music(music_BTM: Tensor, normalizer: MinMaxNormalizer | None) -> Tensor:
     """Music features as the network takes them: min-max normalised, or as they are where the normaliser is None.
 
     Training and sampling both call this, so that they cannot differ.
@@ -142,7 +150,33 @@ def normalize_music(music_BTM: Tensor, normalizer: MinMaxNormalizer | None) -> T
     return music_BTM if normalizer is None else normalizer.normalize(music_BTM)
 
 
-def check_seconds(seconds: float | None) -> None:
-    """Raise ConfigError unless `seconds` is None or above 0."""
-    if seconds is not None and not 0 < seconds < float("inf"):
-        raise ConfigError(f"{seconds} seconds of dance", expected="more than 0")
+def model_config(
+    network: nn.Module,
+    objective: Guidance,
+    fps: float,
+    window_frames: int,
+    genres: Sequence[str],
+    sample_weights: str = "ema",
+    sampler: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The content of ``config.json`` for a network at hand.
+
+    Args:
+        network: A `MotionExpert`: each argument of its constructor is an attribute of it.
+        objective: Its training objective.
+        fps: Frames per second of its motions.
+        window_frames: Frames of a training window.
+        genres: Names of its genres, in the order of its labels.
+        sample_weights: Which weights of a checkpoint to sample with, ``ema`` or ``raw``.
+        sampler: ``{"name", "num_steps", "eta"}`` to sample with by default.
+    """
+    names = [name for name in inspect.signature(type(network).__init__).parameters if name != "self"]
+    return MotionModelConfig(
+        network={name: getattr(network, name) for name in names},
+        objective=guidance_to_config(objective),
+        fps=fps,
+        window_frames=window_frames,
+        genres=tuple(genres),
+        sampler=dict(sampler or {}),
+        sample_weights=sample_weights,
+    ).to_dict()

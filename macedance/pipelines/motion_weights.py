@@ -59,7 +59,7 @@ def load_checkpoint(path: Path, weights: Weights = "ema") -> LoadedModel:
 
     Args:
         path: The file.
-        weights: ``ema``, ``raw``, or ``auto``: the average where there is one.
+        weights: ``ema``, ``raw``, or ``auto``: what the run's configuration samples with; raw where no average is.
 
     Raises:
         CheckpointError: Missing, foreign, damaged, of another representation or normaliser, or without an average
@@ -82,9 +82,11 @@ def load_checkpoint(path: Path, weights: Weights = "ema") -> LoadedModel:
         if isinstance(name, str) and name.startswith(NETWORK_PREFIX) and isinstance(value, Tensor)
     }
     average = _average(content.get("ema"))
+    if weights == "auto":
+        weights = "raw" if config.get("sample_weights") == "raw" or not average else "ema"
     if not average and weights == "ema":
         raise CheckpointError("the checkpoint holds no average of the weights", where=path, fix="take the raw weights")
-    if average and weights != "raw":
+    if weights == "ema":
         foreign = sorted(average.keys() - tensors.keys())
         if foreign:
             raise CheckpointError(

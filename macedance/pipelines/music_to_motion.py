@@ -5,9 +5,9 @@ Shapes: B dances, T frames, C = 151 motion channels, M = 35 music channels.
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,22 +16,49 @@ import torch
 from torch import Tensor, nn
 
 from macedance.diffusion.draws import RowNoise, choose
-from macedance.diffusion.guidance import ClassifierFreeGuidance, Denoiser, Guidance, MotionNetwork, evaluation_mode
-from macedance.diffusion.samplers import Progress, Sampler, make_sampler
+from macedance.diffusion.guidance import Denoiser, Guidance, MotionNetwork, evaluation_mode
+from macedance.diffusion.samplers import Progress, Sampler
 from macedance.diffusion.schedule import CosineSchedule
 from macedance.diffusion.windows import WindowedDenoiser
-from macedance.errors import ConfigError, DataError
+from macedance.errors import ConfigError
 from macedance.motion.files import Motion
 from macedance.motion.normalizer import MinMaxNormalizer
 from macedance.motion.representation import REPRESENTATION_DIM, decode_motion
 from macedance.pipelines.folder import write_folder
-from macedance.pipelines.motion_config import MotionModelConfig, check_seconds, normalize_music
+from macedance.pipelines.motion_config import MotionModelConfig, model_config, prepare_music
+from macedance.pipelines.motion_options import (
+    Features,
+    check_features,
+    check_genre,
+    check_num_dances,
+    check_seconds,
+    resolve_sampler,
+    resolve_strength,
+)
 from macedance.pipelines.motion_weights import LoadedModel, Weights, load_checkpoint, load_folder
 
 _LOG = logging.getLogger(__name__)
 
-Features = np.ndarray | Tensor
 SOURCE = "macedance"
+
+__all__ = ["MusicInput", "MusicToMotion", "model_config", "prepare_music"]
+
+
+@dataclass(frozen=True)
+class MusicInput:
+    """A song as the pipeline reads it.
+
+    Attributes:
+        features: Raw music features (T, 35), float32, at the model's fps.
+        beats_s: Beats (N,), seconds from the first frame.
+        name: The file's name without its ending.
+        duration_s: Length, seconds.
+    """
+
+    features: np.ndarray
+    beats_s: np.ndarray
+    name: str
+    duration_s: float
 
 
 class MusicToMotion:
@@ -163,8 +190,25 @@ class MusicToMotion:
             ConfigError: As of `generate`, or `seconds` not above 0.
             DataError: The file is no usable sound.
         """
-        check_seconds(seconds)
         self.check_options(**options)
+        song = self.read_music(music, seconds=seconds, start_s=start_s, cache_dir=cache_dir)
+        return self.generate(song.features, music_beats_s=song.beats_s, songs=[song.name], **options)
+
+    def read_music(
+        self,
+        music: str | Path,
+        *,
+        seconds: float | None = None,
+        start_s: float = 0.0,
+        cache_dir: Path | None = None,
+    ) -> MusicInput:
+        """What `generate` needs of a sound file; arguments as those of a call.
+
+        Raises:
+            ConfigError: `seconds` is not above 0.
+            DataError: The file is no usable sound.
+        """
+        check_seconds(seconds)
         from macedance.music.audio import load_audio
         from macedance.music.beats import beat_times
         from macedance.music.features import music_features
@@ -172,11 +216,9 @@ class MusicToMotion:
         audio = load_audio(music, start_s=start_s, duration_s=seconds)
         duration_s = len(audio.samples) / audio.sample_rate
         if seconds is not None and duration_s < seconds - 1 / self.fps:
-            _LOG.warning(
-                "%s lasts %.2f s; the dance ends with it, before the %.2f s asked for", music, duration_s, seconds
-            )
+            _LOG.warning("%s lasts %.2f s: the dance ends with it, not after %.2f s", music, duration_s, seconds)
         features_TM = music_features(audio, self.fps, cache_dir=cache_dir)
-        return self.generate(features_TM, music_beats_s=[beat_times(audio)], songs=[Path(music).stem], **options)
+        return MusicInput(features_TM, beat_times(audio), Path(music).stem, duration_s)
 
     def generate(
         self,
@@ -192,7 +234,7 @@ class MusicToMotion:
         num_dances: int = 1,
         overlap_frames: int | None = None,
         ground: bool = True,
-        music_beats_s: Sequence[np.ndarray | None] | None = None,
+        music_beats_s: np.ndarray | Sequence[np.ndarray | None] | None = None,
         songs: Sequence[str | None] | None = None,
         progress: Progress | None = None,
     ) -> list[Motion]:
@@ -210,7 +252,7 @@ class MusicToMotion:
             num_dances: Dances per song, 1 or more.
             overlap_frames: Frames that windows share; None is a third of a window.
             ground: Shift each dance vertically so that its lowest toe stands on the floor.
-            music_beats_s: Beats of each song, for the motions.
+            music_beats_s: Beats of the song in seconds (N,), or of each song, for the motions.
             songs: Name of each song, for the motions.
             progress: Told (steps done, steps in all).
 
@@ -224,11 +266,11 @@ class MusicToMotion:
         """
         if isinstance(features, np.ndarray | Tensor):
             features = [features]
-        if num_dances < 1:
-            raise ConfigError(f"{num_dances} dances", expected="1 or more")
-        genre = self.check_genre(genre)
-        if genre is None and self.genres:
-            genre = self.genres[choose(seed, 0, len(self.genres))]
+        check_num_dances(num_dances)
+        genre = self.choose_genre(genre, seed)
+        beats = [music_beats_s] if isinstance(music_beats_s, np.ndarray) else music_beats_s
+        if any(rows is not None and len(rows) != len(features) for rows in (beats, songs)):
+            raise ConfigError(f"beats or names not of {len(features)} songs", expected="one of each for each song")
         repeat = [song for song in range(len(features)) for _ in range(num_dances)]
         return self.generate_batch(
             [features[song] for song in repeat],
@@ -242,7 +284,7 @@ class MusicToMotion:
             eta=eta,
             overlap_frames=overlap_frames,
             ground=ground,
-            music_beats_s=None if music_beats_s is None else [music_beats_s[song] for song in repeat],
+            music_beats_s=None if beats is None else [beats[song] for song in repeat],
             songs=None if songs is None else [songs[song] for song in repeat],
             progress=progress,
         )
@@ -293,9 +335,9 @@ class MusicToMotion:
             DataError: As of `generate`.
             NumericsError: As of `generate`.
         """
-        strength = self._strength(beta, guidance_weight)
-        solver = self.sampler(sampler, num_steps, eta)
-        music = [self._checked_features(clip, index) for index, clip in enumerate(features)]
+        strength = resolve_strength(self.objective, beta, guidance_weight)
+        solver = resolve_sampler(self.config.sampler, sampler, num_steps, eta)
+        music = [check_features(clip, self.config.music_dim, index) for index, clip in enumerate(features)]
         count = len(music)
         row_seeds = [seed] * count if seeds is None else list(seeds)
         row_numbers = list(range(count)) if numbers is None else list(numbers)
@@ -308,7 +350,7 @@ class MusicToMotion:
                 f"{len(beats)} beats and {len(names)} songs",
                 expected="one of each for each clip",
             )
-        labels = [self._drawn_genre(wanted[row], row_seeds[row], row_numbers[row]) for row in range(count)]
+        labels = [self.choose_genre(wanted[row], row_seeds[row], row_numbers[row]) for row in range(count)]
 
         by_length: dict[int, list[int]] = {}
         for row, clip in enumerate(music):
@@ -365,7 +407,7 @@ class MusicToMotion:
         if self.music_normalizer is not None:
             self.music_normalizer.to(device)
         with evaluation_mode(self.network), torch.inference_mode():
-            music_BTM = normalize_music(music_BTM.to(device), self.music_normalizer)
+            music_BTM = prepare_music(music_BTM.to(device), self.music_normalizer)
 
             def factory(window_BWM: Tensor, genre_N: Tensor | None) -> Denoiser:
                 return self.objective.denoiser(network, window_BWM, genre_N, strength)
@@ -382,30 +424,12 @@ class MusicToMotion:
             x0_BTC = sampler.sample(denoise, start_BTC, self.schedule, noise, progress)
             return self.motion_normalizer.unnormalize(x0_BTC)
 
-    def sampler(self, sampler: str | Sampler | None, num_steps: int | None, eta: float | None) -> Sampler:
-        """The sampler that `generate` would use.
-
-        Raises:
-            ConfigError: An unknown name or a value out of range.
-        """
-        if sampler is not None and not isinstance(sampler, str):
-            if num_steps is not None or eta is not None:
-                raise ConfigError("num_steps or eta beside a sampler instance", fix="give them to the instance")
-            return sampler
-        own = self.config.sampler
-        name = own.get("name", "ddim") if sampler is None else sampler
-        if name == own.get("name"):
-            num_steps = own.get("num_steps") if num_steps is None else num_steps
-            eta = own.get("eta") if eta is None else eta
-        return make_sampler(name, num_steps, eta)
-
     def check_options(self, **options: Any) -> None:
         """Raise what `generate` would raise for these options, before any music is read."""
         self.check_genre(options.get("genre"))
-        self._strength(options.get("beta"), options.get("guidance_weight"))
-        self.sampler(options.get("sampler"), options.get("num_steps"), options.get("eta"))
-        if options.get("num_dances", 1) < 1:
-            raise ConfigError(f"{options['num_dances']} dances", expected="1 or more")
+        resolve_strength(self.objective, options.get("beta"), options.get("guidance_weight"))
+        resolve_sampler(self.config.sampler, options.get("sampler"), options.get("num_steps"), options.get("eta"))
+        check_num_dances(options.get("num_dances", 1))
 
     def check_genre(self, genre: str | None) -> str | None:
         """The genre, if the model knows it.
@@ -413,27 +437,14 @@ class MusicToMotion:
         Raises:
             ConfigError: An unknown genre (the known ones are listed), or any where the model takes none.
         """
-        if genre is None or genre in self.genres:
-            return genre
-        if not self.genres:
-            raise ConfigError(f"genre {genre!r}, but this model was trained without genres", fix="leave the genre out")
-        near = difflib.get_close_matches(genre, self.genres, n=1)
-        raise ConfigError(
-            f"unknown genre {genre!r}",
-            expected=f"one of {', '.join(self.genres)}",
-            fix=f"did you mean {near[0]}?" if near else None,
-        )
+        return check_genre(genre, self.genres)
 
-    def _strength(self, beta: float | None, guidance_weight: float | None) -> float:
-        if isinstance(self.objective, ClassifierFreeGuidance):
-            if beta is not None:
-                raise ConfigError("beta for a model trained with classifier-free guidance", fix="give guidance_weight")
-            return self.objective.check_strength(guidance_weight)
-        if guidance_weight is not None:
-            raise ConfigError("guidance_weight for a model of guidance-free training", fix="give beta")
-        return self.objective.check_strength(beta)
+    def choose_genre(self, genre: str | None, seed: int, number: int = 0) -> str | None:
+        """The genre asked for, or one drawn by (seed, number); None where the model takes none.
 
-    def _drawn_genre(self, genre: str | None, seed: int, number: int) -> str | None:
+        Raises:
+            ConfigError: As of `check_genre`.
+        """
         if genre is None and self.genres:
             return self.genres[choose(seed, number, len(self.genres))]
         return self.check_genre(genre)
@@ -442,17 +453,6 @@ class MusicToMotion:
         if not self.genres:
             return None
         return torch.tensor([self.genres.index(cast(str, genre)) for genre in genres])
-
-    def _checked_features(self, features_TM: Features, index: int) -> Tensor:
-        music_TM = torch.as_tensor(features_TM, dtype=torch.float32)
-        channels = self.config.music_dim
-        if music_TM.dim() != 2 or music_TM.shape[1] != channels or len(music_TM) == 0:
-            raise DataError(
-                f"music features of shape {tuple(music_TM.shape)}", where=f"clip {index}", expected=f"(T, {channels})"
-            )
-        if not bool(torch.isfinite(music_TM).all()):
-            raise DataError("music features that are NaN or infinite", where=f"clip {index}", expected="finite numbers")
-        return music_TM
 
     def _motion(
         self, x_TC: Tensor, genre: str | None, beats_s: np.ndarray | None, song: str | None, ground: bool
