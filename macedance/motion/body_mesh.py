@@ -121,17 +121,17 @@ def mannequin_mesh() -> Mesh:
         groups.append(surface.groups_V)
         start += len(surface.vertices_V3)
     joints_V4, weights_V4 = _four_largest(np.concatenate(weights))
-    arrays = {
-        "vertices_V3": np.concatenate(vertices).astype(np.float32),
-        "faces_F3": np.concatenate(faces).astype(np.int32),
-        "normals_V3": np.concatenate(normals).astype(np.float32),
-        "joints_V4": joints_V4,
-        "weights_V4": weights_V4,
-        "groups_V": np.concatenate(groups).astype(np.int32),
-    }
-    for array in arrays.values():
+    mesh = Mesh(
+        vertices_V3=np.concatenate(vertices).astype(np.float32),
+        faces_F3=np.concatenate(faces).astype(np.int32),
+        normals_V3=np.concatenate(normals).astype(np.float32),
+        joints_V4=joints_V4,
+        weights_V4=weights_V4,
+        groups_V=np.concatenate(groups).astype(np.int32),
+    )
+    for array in vars(mesh).values():
         array.flags.writeable = False
-    return Mesh(**arrays)
+    return mesh
 
 
 Part = tuple[Surface, Array]
@@ -157,8 +157,8 @@ def _torso(rest: Array) -> Part:
         [  # x, y, z, half width, half depth
             (0.0, -0.150, -0.020, 0.060, 0.060),
             (0.0, -0.115, -0.022, 0.125, 0.094),
-            (0.0, -0.060, -0.024, 0.158, 0.112),
-            (0.0, 0.010, -0.024, 0.156, 0.110),
+            (0.0, -0.060, -0.026, 0.163, 0.114),
+            (0.0, 0.010, -0.025, 0.158, 0.110),
             (0.0, 0.080, -0.022, 0.138, 0.097),
             (0.0, 0.150, -0.018, 0.127, 0.091),
             (0.0, 0.220, -0.014, 0.132, 0.096),
@@ -203,16 +203,23 @@ def _shaped_head(points_V3: Array, rest: Array) -> Array:
 
 def _head(rest: Array) -> Part:
     surface = ellipsoid((0, 0, 0), (1, 1, 1), rings=9, segments=14, group=SKIN)
-    surface.vertices_V3 = _shaped_head(surface.vertices_V3, rest)
+    # Where the hair is, the skull gives way, so that no facet of it comes through.
+    covered = smooth_step((surface.vertices_V3[:, 1] - _hair_edge(surface.vertices_V3) - 0.05) / 0.25)[:, None]
+    surface.vertices_V3 = _shaped_head(surface.vertices_V3 * (1.0 - 0.08 * covered), rest)
     return _rigid(surface, 15)
+
+
+def _hair_edge(points_V3: Array) -> Array:
+    """Height of the hair line on the unit sphere: the brow in front, the neck behind."""
+    x, _, z = points_V3.T
+    return np.asarray(-0.52 + 1.08 * smooth_step(0.5 + 0.5 * z / np.maximum(np.hypot(x, z), 1e-9)))
 
 
 def _hair(rest: Array) -> Part:
     """A cap over the skull whose edge is high at the brow and low at the neck; its underside closes inside the head."""
     surface = ellipsoid((0, 0, 0), (1, 1, 1), rings=8, segments=14, group=HAIR)
     x, y, z = surface.vertices_V3.T
-    front = smooth_step(0.5 + 0.5 * z / np.maximum(np.hypot(x, z), 1e-9))
-    edge = -0.52 + 1.08 * front
+    edge = _hair_edge(surface.vertices_V3)
     # Squeeze the whole sphere's heights into [edge, 1]; what was the bottom pole sinks into the head.
     lift = edge + (y + 1.0) * 0.5 * (1.0 - edge)
     spread = np.sqrt(np.maximum(1.0 - lift**2, 0.0)) / np.maximum(np.hypot(x, z), 1e-9)
@@ -242,10 +249,12 @@ def _face(rest: Array) -> list[Part]:
 def _leg(rest: Array, left: bool) -> Part:
     hip, knee, ankle = (rest[j] for j in ((1, 4, 7) if left else (2, 5, 8)))
     outward = np.array([1.0 if left else -1.0, 0.0, 0.0])
-    top = hip + 0.022 * outward
+    top = hip + 0.014 * outward + np.array([0.0, 0.0, -0.006])
+    inside = top + np.array([0.0, 0.062, 0.0]) - 0.012 * outward
     rows = resample_stations(
         [
-            (*top, 0.092, 0.100),
+            (*inside, 0.074, 0.086),
+            (*top, 0.092, 0.103),
             (*(top + 0.25 * (knee - top)), 0.087, 0.096),
             (*(top + 0.60 * (knee - top)), 0.071, 0.078),
             (*(knee + np.array([0.0, 0.0, 0.004])), 0.058, 0.062),
@@ -255,11 +264,12 @@ def _leg(rest: Array, left: bool) -> Part:
         ],
         13,
     )
-    surface = sweep(rows[:, :3], rows[:, 3:], (1, 0, 0), segments=12, start_cap=0.075, end_cap=0.012, groups=TROUSERS)
+    surface = sweep(rows[:, :3], rows[:, 3:], (1, 0, 0), segments=12, start_cap=0.03, end_cap=0.012, groups=TROUSERS)
     length = path_lengths(rows[:, :3])[-1]
-    thigh = float(np.linalg.norm(knee - top))
+    into = float(np.linalg.norm(top - inside))
+    thigh = into + float(np.linalg.norm(knee - top))
     joints = [0, 1, 4, 7] if left else [0, 2, 5, 8]
-    return surface, chain_weights(surface.along_V, joints, [-0.05, thigh, length], [0.05, 0.06, 0.03])
+    return surface, chain_weights(surface.along_V, joints, [into, thigh, length], [0.06, 0.06, 0.03])
 
 
 def _foot(rest: Array, left: bool) -> Part:
@@ -297,29 +307,32 @@ def _foot(rest: Array, left: bool) -> Part:
 
 def _arm(rest: Array, left: bool) -> Part:
     shoulder, elbow, wrist = (rest[j] for j in ((16, 18, 20) if left else (17, 19, 21)))
-    start = shoulder + 0.10 * (rest[13 if left else 14] - shoulder)
+    # The tube starts inside the chest and widens on its way out, so that the shoulder is round and has no seam.
+    start = shoulder + 0.42 * (rest[13 if left else 14] - shoulder)
     drop = np.array([0.0, -0.008, 0.0])
     sleeve = shoulder + 0.62 * (elbow - shoulder)
     rows = resample_stations(
         [
-            (*(start + drop), 0.060, 0.053),
-            (*(shoulder + 0.20 * (elbow - shoulder) + 0.8 * drop), 0.058, 0.054),
+            (*(start + 2.0 * drop), 0.046, 0.050),
+            (*(shoulder + drop), 0.056, 0.054),
+            (*(shoulder + 0.22 * (elbow - shoulder) + drop), 0.056, 0.054),
             (*sleeve, 0.049, 0.050),
             (*(elbow - 0.02 * (elbow - shoulder)), 0.037, 0.040),
             (*(elbow + 0.25 * (wrist - elbow)), 0.039, 0.041),
             (*(elbow + 0.70 * (wrist - elbow)), 0.029, 0.031),
             (*wrist, 0.026, 0.022),
         ],
-        14,
+        15,
     )
     lengths = path_lengths(rows[:, :3])
     cuff = float(np.linalg.norm(sleeve - start))
     ring = int(np.argmin(np.abs(lengths - cuff)))
     groups = [SHIRT if span < ring else SKIN for span in range(len(rows) - 1)]
-    surface = sweep(rows[:, :3], rows[:, 3:], (0, 0, 1), segments=10, start_cap=0.045, end_cap=0.012, groups=groups)
+    surface = sweep(rows[:, :3], rows[:, 3:], (0, 0, 1), segments=10, start_cap=0.02, end_cap=0.012, groups=groups)
     joints = [13, 16, 18, 20] if left else [14, 17, 19, 21]
+    into = float(np.linalg.norm(shoulder - start)) - 0.012
     bend = float(np.linalg.norm(elbow - start))
-    return surface, chain_weights(surface.along_V, joints, [-0.012, bend, lengths[-1]], [0.035, 0.045, 0.02])
+    return surface, chain_weights(surface.along_V, joints, [into, bend, lengths[-1]], [0.045, 0.045, 0.02])
 
 
 def _hand(rest: Array, left: bool) -> list[Part]:

@@ -1,7 +1,7 @@
 """Closed surfaces that a body is built from: tubes swept along a path, and ellipsoids.
 
-Shapes: V vertices, F triangles, R rings of a tube, J = 24 joints. Lengths are in metres. Triangles are counter-clockwise
-seen from outside.
+Shapes: V vertices, F triangles, R rings of a tube, J = 24 joints. Lengths are in metres. Triangles are
+counter-clockwise seen from outside.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _ring(segments: int, roundness: float) -> Array:
 def sweep(
     centres_R3: Array,
     radii_R2: Array,
-    side: Sequence[float],
+    side: Sequence[float] | Array,
     *,
     segments: int,
     start_cap: float = 0.0,
