@@ -7,8 +7,7 @@ with ``poses`` (T, 24, 3), ``trans`` (T, 3) and ``fps``, and optionally ``joints
 
 from __future__ import annotations
 
-import os
-import tempfile
+import io
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 
 from macedance.errors import DataError
+from macedance.motion.atomic import write_atomically
 from macedance.motion.rotations import axis_angle_from_quaternion, quaternion_from_axis_angle, slerp
 from macedance.motion.skeleton import NUM_JOINTS, TOE_HEIGHT_M, joints_from_poses
 
@@ -182,7 +182,6 @@ def save_motion(path: str | Path, motion: Motion) -> None:
     Raises:
         DataError: The folder cannot be written.
     """
-    path = Path(path)
     arrays: dict[str, Any] = {"poses": motion.poses, "trans": motion.trans, "fps": np.float64(motion.fps)}
     if motion.joints is not None:
         arrays["joints"] = motion.joints
@@ -191,22 +190,9 @@ def save_motion(path: str | Path, motion: Motion) -> None:
     for key in TEXT_KEYS:
         if getattr(motion, key) is not None:
             arrays[key] = np.str_(getattr(motion, key))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    except OSError as error:
-        raise DataError(f"cannot write: {error.strerror}", where=path, fix="choose a writable folder") from error
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            np.savez_compressed(stream, **arrays)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
-        raise DataError(f"cannot write: {error.strerror}", where=path, fix="choose a writable folder") from error
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    write_atomically(path, buffer.getvalue())
 
 
 def load_motion(path: str | Path) -> Motion:
@@ -311,9 +297,8 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
                 "holds pickled objects, which could run code", where=path, expected="plain arrays", fix="save it again"
             ) from error
         raise DataError(f"damaged .npz: {error}", where=path, expected=expected) from error
-    except (OSError, EOFError, KeyError, zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError) as error:
-        raise DataError(f"damaged .npz: {error}", where=path, expected=expected) from error
-    except Exception as error:  # zlib.error and what else a damaged stream can raise
+    except Exception as error:
+        # A damaged archive raises whatever zipfile, zlib or numpy stumble over; none of it is our mistake.
         raise DataError(f"damaged .npz: {error}", where=path, expected=expected) from error
 
 

@@ -9,8 +9,6 @@ first, a constant channel is divided by 1. Unlike the released one, nothing is c
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from macedance.errors import DataError
+from macedance.motion.atomic import write_atomically
 
 #: A channel whose range is below ten machine epsilons of float32 is constant.
 CONSTANT_RANGE = 10 * torch.finfo(torch.float32).eps
@@ -154,16 +153,7 @@ class MinMaxNormalizer(nn.Module):
         Raises:
             DataError: The folder cannot be written.
         """
-        path = Path(path)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                json.dump(self.to_dict(), stream, indent=1)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except OSError as error:
-            raise DataError(f"cannot write: {error.strerror}", where=path, fix="choose a writable folder") from error
+        write_atomically(path, json.dumps(self.to_dict(), indent=1).encode())
 
     @classmethod
     def load(cls, path: str | Path) -> MinMaxNormalizer:
