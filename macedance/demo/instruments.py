@@ -181,13 +181,12 @@ class Tone:
 
     def _table(self, frequency_hz: float, cutoff_hz: float) -> NDArray[np.float32]:
         harmonics = np.arange(1, max(2, min(80, int(0.45 * SAMPLE_RATE / frequency_hz))) + 1)
+        gains: NDArray[np.floating] = harmonics ** -float(self.rolloff)
         if self.drawbars:
             gains = np.zeros(len(harmonics))
             count = min(len(self.drawbars), len(harmonics))
             gains[:count] = self.drawbars[:count]
-        else:
-            gains = harmonics ** -float(self.rolloff)
-        gains = np.where(harmonics % 2 == 0, self.even * gains, gains)
+        gains[1::2] *= self.even
         if self.comb:
             gains = gains * np.abs(np.sin(np.pi * harmonics * self.comb))
         gains = gains / np.sqrt(1 + (harmonics * frequency_hz / cutoff_hz) ** 4)
@@ -213,9 +212,8 @@ class Tone:
                 cycles = cycles + depth * np.sin(2 * np.pi * 5.5 * t) * np.clip((t - 0.15) / 0.2, 0, 1)
             index = (cycles * _TABLE_SIZE).astype(np.int64) & (_TABLE_SIZE - 1)
             out += dark[index] + fade * (bright[index] - dark[index])
-        envelope: NDArray[np.floating] = self.sustain + (1 - self.sustain) * np.exp(
-            -np.maximum(t - self.attack_s, 0) / self.decay_s
-        )
+        settling = np.exp(-np.maximum(t - self.attack_s, 0) / self.decay_s)
+        envelope = self.sustain + (1 - self.sustain) * settling
         envelope *= np.clip((duration_s + self.release_s - t) / self.release_s, 0, 1)
         out *= envelope.astype(np.float32)
         peak = float(np.abs(out).max())

@@ -15,6 +15,8 @@ _DRUM_LEVELS = {
     "crash": 0.28,
 }  # fmt: skip
 _ROOM_SIZE = 1 << 14
+_FILTER_TAPS = 1025
+_HISS = 0.004
 PEAK = 0.89
 """Peak of a finished song (-1 dBFS)."""
 
@@ -48,6 +50,17 @@ def _room(bus: Samples, rng: np.random.Generator, seconds: float) -> Samples:
     return oaconvolve(bus, impulse)[: len(bus)].astype(np.float32)
 
 
+def _equalised(mix: Samples, points: tuple[tuple[float, float], ...]) -> Samples:
+    """The mix through a linear-phase filter of the given gains."""
+    from scipy.signal import oaconvolve
+
+    hz = np.fft.rfftfreq(_FILTER_TAPS - 1, 1 / SAMPLE_RATE)
+    knots_hz, knots_db = zip(*points, strict=True)
+    gains = 10 ** (np.interp(np.log(np.maximum(hz, 10)), np.log(knots_hz), knots_db) / 20)
+    impulse = np.fft.fftshift(np.fft.irfft(gains, _FILTER_TAPS - 1)) * np.hanning(_FILTER_TAPS)[:-1]
+    return oaconvolve(mix, impulse.astype(np.float32), mode="same")
+
+
 def render_score(score: Score, style: Style, duration_s: float, seed: tuple[int, ...]) -> Samples:
     """The finished song.
 
@@ -68,7 +81,7 @@ def render_score(score: Score, style: Style, duration_s: float, seed: tuple[int,
         sound = _varied(style.kit[role], rng).render(rng)
         for start_s, velocity in score.drums.get(role, []):
             _add(drums, sound, start_s, velocity * _DRUM_LEVELS[role])
-            if role in ("snare", "clap", "tom"):
+            if role != "kick":
                 _add(wet, sound, start_s, velocity * _DRUM_LEVELS[role])
     if style.duck:
         recovery = np.exp(-np.arange(int(0.35 * SAMPLE_RATE), dtype=np.float32) / np.float32(0.09 * SAMPLE_RATE))
@@ -94,9 +107,12 @@ def render_score(score: Score, style: Style, duration_s: float, seed: tuple[int,
         for repeat in (1, 2):
             if repeat * delay < count:
                 melodic[repeat * delay :] += style.echo**repeat * melodic[: count - repeat * delay]
-    room = _room(0.35 * wet + 0.5 * melodic, rng, float(rng.uniform(0.06, 0.14)))
+    room = _room(0.35 * wet + 0.5 * melodic, rng, float(rng.uniform(0.1, 0.2)))
     mix = style.levels["drums"] * drums + duck * (bass + melodic) + 0.3 * room
+    mix = _equalised(mix, style.equaliser)
     mix = np.tanh(0.9 * mix / np.quantile(np.abs(mix[::16]), 0.998))
+    # Hiss, as on tape: without it every ghost note rises from digital silence and, in decibels, beats the kick.
+    mix += _HISS * rng.standard_normal(count, dtype=np.float32)
     fade = min(count // 4, int(0.25 * SAMPLE_RATE))
     mix[-fade:] *= np.linspace(1, 0, fade, dtype=np.float32) ** 2
     return (mix * np.float32(PEAK / np.abs(mix).max())).astype(np.float32)

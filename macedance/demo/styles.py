@@ -48,6 +48,7 @@ class Style:
         levels: Loudness of each layer.
         duck: How far the kick pushes chords and bass down, 0..1.
         echo: Level of a dotted-eighth echo on chords and lead.
+        equaliser: The record's sound: (Hz, dB) points, straight lines on a logarithmic frequency axis between them.
     """
 
     tempo_bpm: tuple[float, float]
@@ -70,6 +71,7 @@ class Style:
     levels: dict[str, float] = field(default_factory=dict)
     duck: float = 0.2
     echo: float = 0.15
+    equaliser: tuple[tuple[float, float], ...] = ((20, 0), (16000, 0))
 
 
 _CRASH = Hat(decay_s=0.5, low_hz=4000, high_hz=12000, metal=0.3)
@@ -126,6 +128,7 @@ HOUSE = Style(
     bass_lines=("..R...R...R..OR.", "..RR..RO..RR..RA", "R..R..O...R..F.."),
     lead_rhythms=("x..x..x...x.....x..x..x.x.......", "....x.x.x...............x.xxx..."), chord_gate=2.0,
     levels={"drums": 1.0, "bass": 0.55, "chords": 0.34, "lead": 0.26}, duck=0.6, echo=0.2,
+    equaliser=((40, 3), (120, 2), (500, -3), (3000, 0), (9000, 4)),
 )  # fmt: skip
 
 HIPHOP = Style(
@@ -145,6 +148,7 @@ HIPHOP = Style(
     bass_lines=("R......R.RR.....", "R..R....R.O....A", "R.....R.R..F...."),
     lead_rhythms=("..x.x.....x...x...x.x...........", "x.....x.....x.......x.x........."), lead_midi=72,
     levels={"drums": 1.0, "bass": 0.75, "chords": 0.32, "lead": 0.24}, duck=0.25, echo=0.12, bass_gate=5,
+    equaliser=((40, 4), (200, 2), (1500, 0), (4000, -5), (9000, -14)),
 )  # fmt: skip
 
 BREAKING = Style(
@@ -153,11 +157,11 @@ BREAKING = Style(
          "hat": Hat(0.045, 6500), "open": Hat(0.14, 5500), "perc": _COWBELL, "perc2": _CONGA,
          "tom": Membrane(150, decay_s=0.13), "crash": _CRASH},
     grooves=(
-        {"kick": "X.x.......xx....", "snare": "....X..o.o..X..o", "hat": "x.x.x.x.x.x.x.x."},
+        {"kick": "X.x.......xx....", "snare": "....X..o.o..X..o", "hat": "X.o.X.o.X.o.X.o."},
         {"kick": "X..x......x.....X.x.......xx....", "snare": "....X..o.o..X...", "hat": "x.x.x.x.x.x.x.x.",
          "perc": "x...x...x...x..."},
         {"kick": "X.x...x...x.....", "snare": "....X..o.x..X.o.", "hat": "x.x.x.x.x.x.x.x.",
-         "perc2": "..xx..x...xx..xo"},
+         "perc2": "x.o.x.xox.o.x.xo"},
     ),
     fills=(_SNARE_FILL, _TOM_FILL),
     scales=("dorian", "mixolydian"), progressions=((0, 0, 0, 0), (0, 0, 3, 3), (0, 3, 0, 6)),
@@ -166,6 +170,7 @@ BREAKING = Style(
     bass_lines=("R..RR.....R.RFO.", "R.R...O.R...F.R.", "R..R..RFR..R..TA"),
     lead_rhythms=("x.xx....x.xx....x.xx..x.x.......", "x...x..xx.......x...x..xx.x....."), chord_gate=3.0,
     levels={"drums": 1.15, "bass": 0.5, "chords": 0.3, "lead": 0.25}, duck=0.1, echo=0.05,
+    equaliser=((60, -6), (150, 0), (900, 4), (4000, 3), (9000, -6)),
 )  # fmt: skip
 
 POPPING = Style(
@@ -174,18 +179,19 @@ POPPING = Style(
          "hat": Hat(0.018, 9000), "open": Hat(0.1, 8500), "perc": _COWBELL, "tom": Membrane(160, decay_s=0.2, bend=2.0),
          "crash": _CRASH},
     grooves=(
-        {"kick": "X.....x.x.......", "clap": "....X.......X...", "hat": "xoxoxoxoxoxoxoxo", "perc": "..x..x....x..x.."},
-        {"kick": "X..x..x...x.....", "clap": "....X.......X...", "hat": "x.xxx.xxx.xxx.xx"},
-        {"kick": "X.....X...x...x.", "clap": "....X.......X...", "hat": "xoxoxoxoxoxoxoxo", "tom": "..............oo"},
+        {"kick": "X.....x.X.......", "clap": "....X.......X...", "hat": "XoxoXoxoXoxoXoxo", "perc": "..o..o....o..o.."},
+        {"kick": "X..o..x.X.......", "clap": "....X.......X...", "hat": "X.ooX.ooX.ooX.oo"},
+        {"kick": "X.....o.X...x.o.", "clap": "....X.......X...", "hat": "XoxoXoxoXoxoXoxo", "tom": "..............oo"},
     ),
     fills=(_CLAP_FILL, {"kick": "X...X...", "tom": "....X..xX..xX.xx", "clap": "....X.......X..."}),
     scales=("minor", "dorian"), progressions=((0, 0, 3, 3), (0, 6, 5, 6), (0, 3, 6, 4)),
     chord_sizes=(4,), chords=(_SQUARE, _SAW), bass=(_REESE, _SYNTH_BASS), lead=(_SQUARE, _PHATT),
     chord_rhythms=("....x.......x..x", "X.....x.........", "..x...x.....x..."),
-    bass_lines=("R.R..R.OR.R..FO.", "RR.O..R.RR.O..TA", "R..OR..OR..OR.FA"),
+    bass_lines=("R.R..R.OR.R..FO.", "RR.O..R.RR.O..TA", "R.O.R.OOR.O.R.FA"),
     lead_rhythms=("x.x.x..x..x.....x.x.x..x..x.x...", "x..x..x.x.......x..x..x.xxx....."), lead_midi=76,
     levels={"drums": 1.0, "bass": 0.62, "chords": 0.28, "lead": 0.26}, duck=0.15, echo=0.3, chord_gate=2.0,
     bass_gate=1.6,
+    equaliser=((40, 2), (300, -3), (1500, 2), (5000, 5), (12000, 6)),
 )  # fmt: skip
 
 LOCKING = Style(
@@ -194,20 +200,21 @@ LOCKING = Style(
          "hat": Hat(0.025, 7500), "open": Hat(0.08, 7000), "perc": Hat(0.06, 5200, 9000, 0.9), "tom": Membrane(170),
          "crash": _CRASH},
     grooves=(
-        {"kick": "X..x..x.x.......", "snare": "....X..o.o..X...", "hat": "x.xxx.xxx.xxx.xx",
+        {"kick": "X.....x.X..o....", "snare": "....X..o.o..X...", "hat": "XoooXoooXoooXooo",
          "open": "..............o."},
-        {"kick": "X.....x...x..x..", "snare": "....X..o....X..o", "hat": "xxxxxxxxxxxxxxxx"},
-        {"kick": "X.x...x...x.x...", "snare": "....X..o.o..X..o", "hat": "x.x.x.x.x.x.x.x.",
-         "perc": "o.o.o.o.o.o.o.o."},
+        {"kick": "X..o....X.....x.", "snare": "....X..o....X..o", "hat": "X.o.X.ooX.o.X.oo"},
+        {"kick": "X.o...o.X.......", "snare": "....X..o.o..X..o", "hat": "X.o.X.o.X.o.X.o.",
+         "perc": "x.o.x.o.x.o.x.o."},
     ),
     fills=(_SNARE_FILL, _STOP_FILL),
     scales=("mixolydian", "dorian"), progressions=((0, 3, 0, 3), (0, 0, 3, 4), (0, 6, 3, 0)),
     chord_sizes=(4, 5), chords=(_GUITAR, _CLAV), bass=(_SLAP, _ROUND), lead=(_BRASS, _BRASS, _CLAV),
-    chord_rhythms=("..xx..xx..xx..xx", "x.xx.xx.x.xx.xx.", "...x..xo...x..xx"),
-    bass_lines=("R..O.RR.F..ORTFA", "R.R.OR.FR.R.O.FA", "R...R.O.RR.OR.TA"),
+    chord_rhythms=("X...X.xxX...X.xx", "X.x...x.X.x...xx", "X..x..x.X..x..x."),
+    bass_lines=("R...R.OR..F.R.TA", "R.OR..R.F.OR..TA", "R..OR.R.F..OR.TA"),
     lead_rhythms=("x..x............x..x..xxx.......", "......x.x.......x.x.x..x........"), lead_midi=70,
-    levels={"drums": 0.95, "bass": 0.55, "chords": 0.4, "lead": 0.34}, duck=0.05, echo=0.05, chord_gate=1.0,
+    levels={"drums": 0.95, "bass": 0.55, "chords": 0.34, "lead": 0.3}, duck=0.05, echo=0.05, chord_gate=1.0,
     bass_gate=1.5,
+    equaliser=((60, -4), (300, 0), (2500, 5), (6000, 1), (12000, -2)),
 )  # fmt: skip
 
 KRUMP = Style(
@@ -227,6 +234,7 @@ KRUMP = Style(
     bass_lines=("R.......R.R.....", "R..R..R.R.......", "R.......R...R.A."),
     lead_rhythms=("x...x...x.x.x...x...x...xxx.....", "x.......x...x...x.......x......."), lead_midi=62,
     levels={"drums": 1.2, "bass": 0.7, "chords": 0.4, "lead": 0.26}, duck=0.35, echo=0.1, bass_gate=6, chord_gate=6.0,
+    equaliser=((40, 7), (150, 3), (700, -2), (2500, -6), (8000, -9)),
 )  # fmt: skip
 
 WAACKING = Style(
@@ -244,33 +252,36 @@ WAACKING = Style(
     ),
     fills=(_SNARE_FILL, {"kick": "X...X...X...X...", "snare": "....X...XxxxXXXX", "tom": "....xx.xxx......"}),
     scales=("minor", "dorian"), progressions=((0, 3, 6, 2), (0, 5, 3, 4), (5, 6, 0, 0), (0, 6, 5, 4)),
-    chord_sizes=(3, 4), chords=(_STRINGS, _GUITAR), bass=(_ROUND, _SLAP), lead=(_STRINGS, _FLUTE),
+    chord_sizes=(3, 4), chords=(_STRINGS,), bass=(_ROUND, _SLAP), lead=(_STRINGS, _FLUTE),
     chord_rhythms=("X...............", "X...X...X...X...", "X.....X.....X..."),
     bass_lines=("R.O.R.O.R.O.R.O.", "R.OOR.OOR.OOR.OA", "R.O.F.O.R.O.T.A."),
     lead_rhythms=("x...x.x.x.......x...x.x.x.x.x...", "xxx.x...x.......xxx.x...x...x..."), lead_midi=81,
-    levels={"drums": 0.85, "bass": 0.5, "chords": 0.45, "lead": 0.4}, duck=0.1, echo=0.15, bass_gate=1.5,
+    levels={"drums": 0.75, "bass": 0.5, "chords": 0.6, "lead": 0.45}, duck=0.1, echo=0.15, bass_gate=1.5,
+    equaliser=((60, -5), (250, -3), (1200, 0), (4000, 4), (12000, 6)),
 )  # fmt: skip
 
 LATIN = Style(
-    tempo_bpm=(126, 148), swing=(0.0, 0.03),
+    tempo_bpm=(122, 142), swing=(0.0, 0.03),
     kit={"kick": Kick(110, 60, 0.02, 0.09, 0.4, 1.0), "snare": Membrane(330, decay_s=0.09, slap=0.7),
-         "clap": Clap(0.04), "hat": Membrane(620, decay_s=0.03, slap=0.6), "open": _CRASH, "perc": _CONGA,
+         "clap": Clap(0.04),
+         "hat": Membrane(620, decay_s=0.03, slap=0.6), "open": _CRASH, "perc": _CONGA,
          "perc2": _CLAVE, "tom": Membrane(300, decay_s=0.12, slap=0.4), "crash": _CRASH},
     grooves=(
-        {"kick": "X...x...X...x...", "perc": "x.o.X.o.x.o.X.xx", "perc2": "X..X..X...X.X...",
-         "hat": "x.x.x.x.x.x.x.x."},
-        {"kick": "X...x...X...x...", "perc": "X...X.xxX...X.xx", "perc2": "..X.X...X..X..X.",
-         "snare": "........o..ox.x."},
-        {"kick": "X...X...X...X...", "snare": "x..xX..xx..xX..x", "perc": "..xx..xx..xx..xx",
-         "perc2": "X..X..X...X.X..."},
+        {"kick": "X...x...X...x...", "perc": "X.o.X.o.X.o.X.ox", "perc2": "X..o..X...X.X...",
+         "hat": "X.x.X.x.X.x.X.x."},
+        {"kick": "X...x...X...x...", "perc": "X.o.X.xoX.o.X.xx", "perc2": "..X.X...X..o..X.",
+         "hat": "X.o.X.o.X.o.X.o.", "snare": "....x..o....x.o."},
+        {"kick": "X...X...X...X...", "snare": "o..xX..oo..xX..x", "perc": "x.oox.oox.oox.oo",
+         "hat": "x...x...x...x..."},
     ),
     fills=({"kick": "X...X...X...X...", "snare": "X.xxX.xxXxxxXxXx"}, {"kick": "X...X...", "tom": "..xxX.xxX.xxXXXX"}),
     scales=("major", "minor"), progressions=((0, 3, 4, 3), (0, 4, 4, 0), (0, 5, 1, 4), (0, 3, 4, 0)),
     chord_sizes=(3, 4), chords=(_PIANO,), bass=(_ROUND,), lead=(_BRASS, _FLUTE),
-    chord_rhythms=("X.xx.xx.xx.xx.x.", "X..x..x.xx.x..x.", "x.x..xx.x.x..xx."),
-    bass_lines=("R.....F.R...F...", "R...F...R...F..A", "R..F..O.R..F..A."),
+    chord_rhythms=("X.xxX.x.x.xxX.x.", "X.x.x..xX.x.x..x", "X.x.xxx.X.x.xxx."),
+    bass_lines=("R...F.F.R...F.F.", "R...F...R...F..A", "R...F.O.R...F.A."),
     lead_rhythms=("x.x.x..x..x.x...x.x.x..x........", "..x.x.x.x..x..x.....x.x.x......."), lead_midi=74,
     levels={"drums": 1.0, "bass": 0.5, "chords": 0.45, "lead": 0.34}, duck=0.0, echo=0.05, chord_gate=1.5, bass_gate=5,
+    equaliser=((60, -3), (250, 2), (1000, 3), (4000, -1), (10000, -4)),
 )  # fmt: skip
 
 STYLES: dict[str, Style] = {
