@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +18,15 @@ from macedance.errors import ConfigError
 #: Predicts x0_BTC from (xt_BTC, t_B).
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 
+# Not 1: kernels on accelerators have a smallest length.
+_NULL_FRAMES = 8
+
 
 class MotionNetwork(Protocol):
     """What the objectives and the sampler need of a network; `MotionExpert` has it."""
 
     def encode_music(self, music_BTM: Tensor, genre_B: Tensor | None = None, keep_B: Tensor | None = None) -> Tensor:
-        """Condition tokens (B, T, D); the null condition where `keep_B` is False."""
+        """Condition tokens (B, T, D); the null token, the same in every frame, where `keep_B` is False."""
         ...
 
     def denoise(self, xt_BTC: Tensor, t_B: Tensor, beta_B: Tensor, tokens_BTD: Tensor) -> Tensor:
@@ -307,9 +310,15 @@ def guidance_from_config(config: Mapping[str, Any]) -> GuidanceFreeTraining | Cl
 
 
 def _null_tokens(network: MotionNetwork, music_BTM: Tensor, genre_B: Tensor | None) -> Tensor:
-    """The null condition for each row: what the music encoder gives is masked away after it."""
-    keep_B = torch.zeros(len(music_BTM), dtype=torch.bool, device=music_BTM.device)
-    return cast(Tensor, network.encode_music(music_BTM, genre_B, keep_B))
+    """The null condition of each row.
+
+    It is one learned token, masked in after the music encoder: the same for every row and frame, so that a few frames
+    of one row give it and the music is not encoded for nothing.
+    """
+    rows, frames = music_BTM.shape[:2]
+    keep_1 = torch.zeros(1, dtype=torch.bool, device=music_BTM.device)
+    few_1TD = network.encode_music(music_BTM[:1, :_NULL_FRAMES], None if genre_B is None else genre_B[:1], keep_1)
+    return few_1TD[:, :1].expand(rows, frames, -1)
 
 
 def _check_share(name: str, value: float) -> None:

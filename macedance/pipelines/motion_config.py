@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -162,7 +161,7 @@ def model_config(
     """The content of ``config.json`` for a network at hand.
 
     Args:
-        network: A `MotionExpert`: each argument of its constructor is an attribute of it.
+        network: A network whose ``config`` holds its constructor's arguments, as `MotionExpert`'s does.
         objective: Its training objective.
         fps: Frames per second of its motions.
         window_frames: Frames of a training window.
@@ -170,9 +169,8 @@ def model_config(
         sample_weights: Which weights of a checkpoint to sample with, ``ema`` or ``raw``.
         sampler: ``{"name", "num_steps", "eta"}`` to sample with by default.
     """
-    names = [name for name in inspect.signature(type(network).__init__).parameters if name != "self"]
     return MotionModelConfig(
-        network={name: getattr(network, name) for name in names},
+        network=dict(cast(Mapping[str, Any], network.config)),
         objective=guidance_to_config(objective),
         fps=fps,
         window_frames=window_frames,

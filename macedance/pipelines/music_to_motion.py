@@ -210,15 +210,20 @@ class MusicToMotion:
         """
         check_seconds(seconds)
         from macedance.music.audio import load_audio
-        from macedance.music.beats import beat_times
+        from macedance.music.beats import beats_of_features
         from macedance.music.features import music_features
 
-        audio = load_audio(music, start_s=start_s, duration_s=seconds)
-        duration_s = len(audio.samples) / audio.sample_rate
+        music = Path(music)
+        if seconds is None and start_s == 0:
+            # The whole file: its features may lie in the cache already.
+            features_TM = music_features(music, self.fps, cache_dir=cache_dir)
+        else:
+            audio = load_audio(music, start_s=start_s, duration_s=seconds)
+            features_TM = music_features(audio, self.fps, cache_dir=cache_dir)
+        duration_s = len(features_TM) / self.fps
         if seconds is not None and duration_s < seconds - 1 / self.fps:
             _LOG.warning("%s lasts %.2f s: the dance ends with it, not after %.2f s", music, duration_s, seconds)
-        features_TM = music_features(audio, self.fps, cache_dir=cache_dir)
-        return MusicInput(features_TM, beat_times(audio), Path(music).stem, duration_s)
+        return MusicInput(features_TM, beats_of_features(features_TM, self.fps), music.stem, duration_s)
 
     def generate(
         self,
