@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
+from macedance.errors import DataError
 from macedance.motion.body_mesh import GROUP_NAMES, mannequin_mesh, rest_joints, skin_vertices
 from macedance.motion.skeleton import NUM_JOINTS, PARENTS
 from macedance.rendering.scene import Outfit
@@ -55,19 +56,60 @@ class MannequinBody:
 
 
 @dataclass(frozen=True)
-class PosedFrames:
-    """Joints (T, 24, 3) in metres and the joints' world transforms (T, 24, 3, 3) that carry the mesh."""
+class Dance:
+    """What is danced: joints, and how the mesh follows them.
+
+    Attributes:
+        joints_TJ3: Joint positions, metres, float32.
+        poses_TJ3: Local rotations as axis-angle, radians, or None where only positions are known.
+        scale: Size of the dancer against the rest skeleton; 1 where the rotations are known.
+    """
 
     joints_TJ3: np.ndarray
-    transforms_TJ33: np.ndarray
+    poses_TJ3: np.ndarray | None = None
+    scale: float = 1.0
+
+    def transforms(self, frames: slice) -> np.ndarray:
+        """World transforms (t, 24, 3, 3) of the joints at some frames, float32."""
+        if self.poses_TJ3 is None:
+            return transforms_from_joints(self.joints_TJ3[frames], self.scale)
+        import torch
+
+        from macedance.motion.rotations import matrix_from_axis_angle
+        from macedance.motion.skeleton import global_rotations
+
+        poses = torch.from_numpy(np.ascontiguousarray(self.poses_TJ3[frames], dtype=np.float32))
+        return global_rotations(matrix_from_axis_angle(poses)).numpy()
+
+    def take(self, frames: np.ndarray) -> Dance:
+        """The dance at some frames."""
+        poses = None if self.poses_TJ3 is None else self.poses_TJ3[frames]
+        return Dance(self.joints_TJ3[frames], poses, self.scale)
 
 
-def posed_chunks(body: Body, frames: PosedFrames) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def posed_meshes(body: Body, dance: Dance) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """One frame's vertices and normals (V, 3) after the other; a few frames are in memory at a time."""
-    for start in range(0, len(frames.joints_TJ3), _CHUNK_FRAMES):
+    for start in range(0, len(dance.joints_TJ3), _CHUNK_FRAMES):
         part = slice(start, start + _CHUNK_FRAMES)
-        positions_TV3, normals_TV3 = body.pose(frames.joints_TJ3[part], frames.transforms_TJ33[part])
+        positions_TV3, normals_TV3 = body.pose(dance.joints_TJ3[part], dance.transforms(part))
         yield from zip(positions_TV3, normals_TV3, strict=True)
+
+
+def body_scale(joints_TJ3: np.ndarray) -> float:
+    """Size of the skeleton of joints (T, 24, 3) against the rest skeleton: the median ratio of bone lengths."""
+    some = joints_TJ3[:: max(1, len(joints_TJ3) // 256)]
+    seen, rest = _bones(some), _bones(rest_joints()[None])
+    ratios = np.linalg.norm(seen[:, 1:], axis=-1) / np.linalg.norm(rest[:, 1:], axis=-1)
+    scale = float(np.median(ratios))
+    if not scale > 0.05:
+        raise DataError(f"the skeleton is {scale:.3f} times the size of a person", expected="joints in metres")
+    return scale
+
+
+def _bones(joints_TJ3: np.ndarray) -> np.ndarray:
+    """Vectors (T, 24, 3) from each joint's parent to it; zero for the root."""
+    parents = np.maximum(np.array(PARENTS), 0)
+    return joints_TJ3 - joints_TJ3[:, parents]
 
 
 def _swing(start_3: np.ndarray, end_T3: np.ndarray) -> np.ndarray:
@@ -97,22 +139,17 @@ def _best_rotation(rest_K3: np.ndarray, seen_TK3: np.ndarray) -> np.ndarray:
     return u @ vt
 
 
-def transforms_from_joints(joints_TJ3: np.ndarray) -> np.ndarray:
-    """World transforms (T, 24, 3, 3) that put the rest body onto joints (T, 24, 3), metres.
+def transforms_from_joints(joints_TJ3: np.ndarray, scale: float = 1.0) -> np.ndarray:
+    """World transforms (T, 24, 3, 3) that put the rest body, ``scale`` times as large, onto joints (T, 24, 3), metres.
 
     Pelvis and chest take the best rotation of their three children; every other joint turns its parent's rotation by
-    the smallest swing that points its bone at its child, so twist is inherited. Bones of another length than the rest
-    skeleton's stretch their part of the body along themselves, and the whole body is scaled by the median ratio, so
-    that limbs stay attached.
+    the smallest swing that points its bone at its child, so twist is inherited. Bones of another length than the
+    scaled rest skeleton's stretch their part of the body along themselves, so that limbs stay attached.
     """
-    joints_TJ3 = np.asarray(joints_TJ3, dtype=np.float64)
-    rest_J3 = rest_joints()
-    parents = np.array(PARENTS)
-    bones_J3 = rest_J3 - rest_J3[parents]
-    seen_TJ3 = joints_TJ3 - joints_TJ3[:, parents]
+    bones_J3 = _bones(rest_joints()[None])[0]
+    seen_TJ3 = _bones(np.asarray(joints_TJ3, dtype=np.float64))
     lengths_TJ = np.maximum(np.linalg.norm(seen_TJ3, axis=-1), 1e-6)
     ratios_TJ = lengths_TJ / np.maximum(np.linalg.norm(bones_J3, axis=-1), 1e-6)
-    scale = float(np.median(ratios_TJ[:, 1:]))
     rotations = np.empty((len(joints_TJ3), NUM_JOINTS, 3, 3))
     transforms = np.empty_like(rotations)
     for joint in range(NUM_JOINTS):

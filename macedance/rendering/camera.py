@@ -14,8 +14,8 @@ import numpy as np
 FIELD_OF_VIEW_DEG = 30.0
 PITCH_DEG = 9.0
 #: Flesh around a joint (the skull above the head joint, fingertips) that must stay in the picture too, and some air.
-MARGIN_M = 0.26
-MIN_DISTANCE_M = 4.0
+MARGIN_M = 0.23
+MIN_DISTANCE_M = 3.6
 TARGET_SMOOTHING_S = 0.7
 ZOOM_SMOOTHING_S = 1.2
 

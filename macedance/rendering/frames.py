@@ -5,18 +5,19 @@ Shapes: T frames, J = 24 joints, H rows, W columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from macedance.errors import ConfigError, DataError
+from macedance.motion.atomic import write_atomically
 from macedance.motion.skeleton import NUM_JOINTS
-from macedance.rendering.body import Body, MannequinBody, PosedFrames, posed_chunks, transforms_from_joints
+from macedance.rendering.body import Body, Dance, MannequinBody, body_scale, posed_meshes
 from macedance.rendering.camera import CameraPath, follow_camera
-from macedance.rendering.files import replacing
-from macedance.rendering.rasteriser import Backend, Rasteriser, make_rasteriser
+from macedance.rendering.rasteriser import Backend, Rasteriser, check_backend, make_rasteriser
 from macedance.rendering.scene import Stage
 from macedance.rendering.shadow import ShadowMapper
 
@@ -26,23 +27,16 @@ if TYPE_CHECKING:
 _MIN_SIDE_PX, _MAX_SIDE_PX = 32, 4096
 
 
-def posed_frames(dance: Motion | np.ndarray) -> PosedFrames:
-    """Joints and body transforms of a Motion (its true rotations) or of joints (T, 24, 3) in metres (bones aligned).
+def as_dance(motion: Motion | np.ndarray) -> Dance:
+    """A Motion (its true rotations) or joints (T, 24, 3) in metres (the body's bones are aligned to them) to draw.
 
     Raises:
         DataError: no frames, another shape, or numbers that are not finite.
     """
-    if isinstance(dance, np.ndarray):
-        joints_TJ3 = _checked(dance)
-        return PosedFrames(joints_TJ3, transforms_from_joints(joints_TJ3))
-    import torch
-
-    from macedance.motion.rotations import matrix_from_axis_angle
-    from macedance.motion.skeleton import global_rotations
-
-    joints_TJ3 = _checked(dance.joint_positions())
-    rotations = global_rotations(matrix_from_axis_angle(torch.from_numpy(np.asarray(dance.poses, dtype=np.float32))))
-    return PosedFrames(joints_TJ3, rotations.numpy())
+    if isinstance(motion, np.ndarray):
+        joints_TJ3 = _checked(motion)
+        return Dance(joints_TJ3, scale=body_scale(joints_TJ3))
+    return Dance(_checked(motion.joint_positions()), motion.poses)
 
 
 def _checked(joints: np.ndarray) -> np.ndarray:
@@ -81,8 +75,8 @@ def dance_frames(
     body: Body | None = None,
     stage: Stage | None = None,
     samples: int = 2,
-) -> Iterator[np.ndarray]:
-    """The frames (H, W, 3) uint8 of a dance, one for each motion frame. A frame is overwritten by nobody: keep it.
+) -> Generator[np.ndarray, None, None]:
+    """The frames (H, W, 3) uint8 of a dance, one for each motion frame. Each is an array of its own.
 
     Args:
         dance: A Motion, or joints (T, 24, 3), metres, y-up, floor at 0.
@@ -97,22 +91,26 @@ def dance_frames(
     Raises:
         DataError: nothing to draw, or joints that are not finite.
         ConfigError: a picture size that cannot be encoded.
-        DependencyError: ``egl`` was asked for and there is none.
+        DependencyError: ``egl`` was asked for and there is none (with the first frame).
     """
     check_picture_size(width, height)
-    frames = posed_frames(dance)
-    path = follow_camera(frames.joints_TJ3, fps, width, height)
+    drawn = as_dance(dance)
+    path = follow_camera(drawn.joints_TJ3, fps, width, height)
     body, stage = body or MannequinBody(), stage or Stage()
-    rasteriser = make_rasteriser(backend, body, stage, width, height, samples=samples)
-    return _draw(frames, path, body, stage, rasteriser)
+    check_backend(backend)
+    return _draw(
+        drawn, path, body, stage, lambda: make_rasteriser(backend, body, stage, width, height, samples=samples)
+    )
 
 
 def _draw(
-    frames: PosedFrames, path: CameraPath, body: Body, stage: Stage, rasteriser: Rasteriser
-) -> Iterator[np.ndarray]:
-    shadows = ShadowMapper(body.faces_F3, stage)
+    dance: Dance, path: CameraPath, body: Body, stage: Stage, make: Callable[[], Rasteriser]
+) -> Generator[np.ndarray, None, None]:
+    # Made with the first frame, so that what is made is also freed when the frames are abandoned.
+    rasteriser = make()
     try:
-        for frame, (positions_V3, normals_V3) in enumerate(posed_chunks(body, frames)):
+        shadows = ShadowMapper(body.faces_F3, stage)
+        for frame, (positions_V3, normals_V3) in enumerate(posed_meshes(body, dance)):
             view = path.view(frame)
             yield rasteriser.draw(shadows.scene(positions_V3, normals_V3, view), view)
     finally:
@@ -139,15 +137,14 @@ def contact_sheet(
     if num < 1:
         raise ConfigError(f"a contact sheet of {num} frames cannot be drawn", expected="at least 1")
     check_picture_size(size, size)
-    frames = posed_frames(dance)
-    count = len(frames.joints_TJ3)
+    drawn = as_dance(dance)
+    count = len(drawn.joints_TJ3)
     chosen = np.linspace(0, count - 1, min(num, count)).round().astype(int)
-    path = follow_camera(frames.joints_TJ3, fps, size, size)
+    path = follow_camera(drawn.joints_TJ3, fps, size, size)
     keys = CameraPath(path.eye_T3[chosen], path.target_T3[chosen], path.tan_half)
-    posed = PosedFrames(frames.joints_TJ3[chosen], frames.transforms_TJ33[chosen])
     body, stage = body or MannequinBody(), stage or Stage()
-    rasteriser = make_rasteriser(backend, body, stage, size, size)
-    row = np.concatenate(list(_draw(posed, keys, body, stage, rasteriser)), axis=1)
+    frames = _draw(drawn.take(chosen), keys, body, stage, lambda: make_rasteriser(backend, body, stage, size, size))
+    row = np.concatenate(list(frames), axis=1)
     return save_png(row, out_png)
 
 
@@ -157,19 +154,12 @@ def save_png(image_HWC: np.ndarray, path: Path | str) -> Path:
     Raises:
         DataError: the folder cannot be written.
     """
-    import io
-
     import av
 
     codec = av.CodecContext.create("png", "w")
     codec.width, codec.height, codec.pix_fmt = image_HWC.shape[1], image_HWC.shape[0], "rgb24"
-    from fractions import Fraction
-
     codec.time_base = Fraction(1, 1)
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image_HWC), format="rgb24")
-    data = io.BytesIO()
-    for packet in [*codec.encode(frame), *codec.encode(None)]:
-        data.write(bytes(packet))
-    with replacing(path) as temporary:
-        temporary.write_bytes(data.getvalue())
+    packets = [*codec.encode(frame), *codec.encode(None)]
+    write_atomically(path, b"".join(bytes(packet) for packet in packets))
     return Path(path)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -40,6 +41,11 @@ class GlReport:
     available: bool
     renderer: str
     reason: str
+
+    @property
+    def on_processor(self) -> bool:
+        """True when OpenGL is emulated on the processor, where our own rasteriser is the quicker one."""
+        return any(name in self.renderer.lower() for name in ("llvmpipe", "softpipe", "swrast", "software"))
 
 
 @lru_cache(maxsize=1)
@@ -80,7 +86,8 @@ class OpenGlRasteriser:
         except ImportError as error:
             raise DependencyError(f"the OpenGL rasteriser needs moderngl: {error}", fix=_FIX) from error
         try:
-            context = moderngl.create_context(standalone=True, backend="egl", require=330)
+            settings: Any = {"standalone": True, "backend": "egl", "require": 330}  # its stubs mistype the backend
+            context = moderngl.create_context(**settings)
         except Exception as error:  # glcontext raises bare Exception for a missing library or device
             raise DependencyError(f"no EGL context can be made: {error}", fix=_FIX) from error
         # Clip y is negated by the shader, which turns every face's winding round.
@@ -122,7 +129,7 @@ class OpenGlRasteriser:
         )  # fmt: skip
         self._write(
             self._body, light=(stage.key, stage.sky, stage.ground, stage.rim), specular=stage.specular,
-            rim_colour=rim, maps=0,
+            fill=stage.fill, rim_colour=rim, maps=0,
         )  # fmt: skip
 
     @staticmethod

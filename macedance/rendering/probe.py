@@ -57,27 +57,34 @@ def probe_video(path: Path | str) -> VideoFacts:
             context = video.codec_context
             facts = (count, fps, count / fps if fps else 0.0, context.width, context.height, context.name)
             pixel_format = str(context.pix_fmt)
-        codec: str | None = None
-        length_s: float | None = None
-        start_s: float | None = None
-        with av.open(str(path)) as container:
-            if container.streams.audio:
-                codec = container.streams.audio[0].codec_context.name
-                length_s, start_s = _heard(container)
+        codec, length_s, start_s = _sound_facts(path)
     except (av.FFmpegError, OSError) as error:
         raise DataError(f"the video cannot be read ({error})", where=path, expected="an mp4 file") from error
     return VideoFacts(*facts, pixel_format, codec, length_s, start_s, _index_first(path))
 
 
-def _heard(container: object) -> tuple[float, float]:
-    """Seconds of sound and the time of the first, from the decoded samples (the codec's lead-in is not heard)."""
-    samples, rate, first = 0, 1, None
-    for frame in container.decode(audio=0):  # type: ignore[attr-defined]
-        rate = frame.sample_rate
-        if first is None:
-            first = float(frame.pts * frame.time_base) if frame.pts is not None else 0.0
-        samples += frame.samples
-    return samples / rate, first or 0.0
+def _sound_facts(path: Path) -> tuple[str | None, float | None, float | None]:
+    """Codec, seconds heard and time of the first sample.
+
+    The encoder's lead-in before time 0 is not heard, and the last block is padded beyond the end that the file states:
+    what is heard is what decodes, up to there.
+    """
+    import av
+
+    with av.open(str(path)) as container:
+        if not container.streams.audio:
+            return None, None, None
+        stream = container.streams.audio[0]
+        ends = [packet.pts + (packet.duration or 0) for packet in container.demux(stream) if packet.pts is not None]
+        stated_s = float(max(ends, default=0) * (stream.time_base or 0))
+    with av.open(str(path)) as container:
+        decoded, rate, first_s = 0, 1, 0.0
+        for frame in container.decode(audio=0):
+            if decoded == 0 and frame.pts is not None and frame.time_base is not None:
+                first_s = float(frame.pts * frame.time_base)
+            decoded, rate = decoded + frame.samples, frame.sample_rate
+        codec = container.streams.audio[0].codec_context.name
+    return codec, min(decoded / rate, stated_s - first_s), first_s
 
 
 def _index_first(path: Path) -> bool:

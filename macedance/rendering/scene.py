@@ -34,28 +34,30 @@ class Stage:
         contact: Strength of the dark contact spot under feet and hands, [0, 1].
         to_light: Unit vector to the key light, in the frame of a camera that looks along -z; turned with it.
         key, sky, ground, rim: Strengths of the key light, the ambient light from above and below, and the rim light.
+        fill: Strength of a soft light from the camera, so that faces are never in the dark.
         rim_colour: Colour of the rim light.
         specular: Strength of the highlight.
     """
 
-    floor_light: Colour = (0.79, 0.78, 0.82)
-    floor_dark: Colour = (0.71, 0.70, 0.76)
-    backdrop_low: Colour = (0.66, 0.68, 0.77)
-    backdrop_high: Colour = (0.36, 0.39, 0.54)
-    spot: float = 0.42
+    floor_light: Colour = (0.90, 0.88, 0.87)
+    floor_dark: Colour = (0.84, 0.82, 0.815)
+    backdrop_low: Colour = (0.80, 0.83, 0.90)
+    backdrop_high: Colour = (0.52, 0.61, 0.79)
+    spot: float = 0.20
     tile_m: float = 0.6
     fog_start_m: float = 2.2
     fog_end_m: float = 8.5
-    vignette: float = 0.30
-    shadow: float = 0.62
+    vignette: float = 0.22
+    shadow: float = 0.58
     contact: float = 0.55
-    to_light: tuple[float, float, float] = field(default_factory=lambda: _unit(-0.42, 1.0, 0.52))
-    key: float = 0.86
-    sky: float = 0.50
-    ground: float = 0.24
-    rim: float = 0.55
+    to_light: tuple[float, float, float] = field(default_factory=lambda: _unit(-0.50, 1.0, 0.78))
+    key: float = 0.78
+    sky: float = 0.42
+    ground: float = 0.28
+    rim: float = 0.40
+    fill: float = 0.24
     rim_colour: Colour = (0.80, 0.86, 1.0)
-    specular: float = 0.10
+    specular: float = 0.05
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ BODY_FRAGMENT = """
 uniform vec3 eye, to_light, rim_colour;
 uniform vec4 light;
 uniform vec2 origin;
-uniform float texel, specular;
+uniform float texel, specular, fill;
 uniform sampler2D maps;
 in vec3 position, normal, albedo;
 out vec4 colour;
@@ -119,16 +119,17 @@ void main() {
     float facing = dot(n, to_light);
     float key = 0.0, shine = 0.0;
     if (facing > 0.0) {
-        float lit = lit_share(position);
+        float lit = lit_share(position + 0.02 * n);
         key = light.x * facing * lit;
         float half_way = max(dot(n, normalize(to_light + v)), 0.0);
         shine = specular * lit * pow(half_way, 24.0);
     }
     float above = 0.5 + 0.5 * n.y;
     float ambient = mix(light.z, light.y, above) * (0.55 + 0.45 * smoothstep(-0.05, 0.35, position.y));
-    float edge = 1.0 - max(dot(n, v), 0.0);
+    float towards = max(dot(n, v), 0.0);
+    float edge = 1.0 - towards;
     float rim = light.w * edge * edge * edge * above;
-    vec3 result = albedo * (ambient + key) + shine + rim * rim_colour;
+    vec3 result = albedo * (ambient + key + fill * towards) + shine + rim * rim_colour;
     colour = vec4(sqrt(min(result, vec3(1.0))), 1.0);
 }
 """

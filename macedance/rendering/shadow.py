@@ -45,6 +45,4 @@ class ShadowMapper:
             kernels.box_blur(maps, 2, 3)
         # Blurring a thin spot of vertices dims it: bring it back to a visible darkness.
         maps[..., 2] = np.minimum(maps[..., 2] * 2.5, 1.0)
-        return FrameScene(
-            positions_V3, normals_V3, maps, (origin_x, origin_z), texel_m, (middle_x, middle_z), to_light
-        )
+        return FrameScene(positions_V3, normals_V3, maps, (origin_x, origin_z), texel_m, (middle_x, middle_z), to_light)

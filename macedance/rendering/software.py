@@ -15,10 +15,10 @@ from macedance.rendering.scene import FrameScene, Stage
 
 
 def stage_parameters(stage: Stage) -> np.ndarray:
-    """The stage as the vector (27,) that kernels.py indexes; light strengths act on squared colours."""
+    """The stage as the vector (28,) that kernels.py indexes; light strengths act on squared colours."""
     scalars = (
         stage.spot, stage.tile_m, stage.fog_start_m, stage.fog_end_m, stage.vignette, stage.shadow, stage.contact,
-        stage.key, stage.sky, stage.ground, stage.rim, stage.specular,
+        stage.key, stage.sky, stage.ground, stage.rim, stage.specular, stage.fill,
     )  # fmt: skip
     rim = tuple(value * value for value in stage.rim_colour)
     colours = (*stage.floor_light, *stage.floor_dark, *stage.backdrop_low, *stage.backdrop_high, *rim)
@@ -43,7 +43,7 @@ class SoftwareRasteriser:
         self._colours_V3 = np.ascontiguousarray(body.colours_V3, dtype=np.float32) ** 2
         self._parameters = stage_parameters(stage)
         self._samples = samples
-        self._image_HWC = np.empty((height, width, 3), dtype=np.float32)
+        self._size = (height, width)
         self._depth = np.empty((height * samples, width * samples), dtype=np.float32)
         self._face = np.empty((height * samples, width * samples), dtype=np.int32)
 
@@ -51,8 +51,8 @@ class SoftwareRasteriser:
         """One frame (H, W, 3), uint8."""
         from macedance.rendering import kernels
 
-        image, samples = self._image_HWC, self._samples
-        height, width = image.shape[:2]
+        (height, width), samples = self._size, self._samples
+        image = np.empty((height, width, 3), dtype=np.uint8)
         (origin_x, origin_z), (centre_x, centre_z) = scene.map_origin, scene.centre
         kernels.draw_stage(
             self._parameters, view.eye, view.right, view.up, view.forward, view.tan_half,
@@ -79,7 +79,7 @@ class SoftwareRasteriser:
                 face_HW, *corner, samples, view.eye, scene.to_light, scene.shadow_SS3, origin_x, origin_z,
                 scene.texel_m, image,
             )  # fmt: skip
-        return (image * 255.0 + 0.5).astype(np.uint8)
+        return image
 
     @staticmethod
     def _span(values: np.ndarray, limit: int) -> tuple[int, int]:

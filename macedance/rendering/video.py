@@ -6,6 +6,7 @@ Shapes: T frames, H rows, W columns.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +17,7 @@ import numpy as np
 from macedance.errors import DataError, DependencyError
 from macedance.rendering.body import Body
 from macedance.rendering.files import replacing
-from macedance.rendering.frames import dance_frames, check_picture_size
+from macedance.rendering.frames import check_picture_size, dance_frames
 from macedance.rendering.rasteriser import Backend
 from macedance.rendering.scene import Stage
 from macedance.rendering.sound import SAMPLE_RATE, Music, SoundTrack
@@ -167,8 +168,23 @@ class VideoWriter:
             kind, error, trace = type(failure), failure, failure.__traceback__
             raise
         finally:
+            self._close(kind, error, trace)
+
+    def _close(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        import av
+
+        try:
             self._container.close()
+        except av.FFmpegError as failure:
+            # After an earlier error the container may be unable to end its file, which nobody will see anyway.
+            if kind is None:
+                kind, error, trace = type(failure), failure, failure.__traceback__
+        finally:
             self._replacing.__exit__(kind, error, trace)
+        if isinstance(error, av.FFmpegError):
+            raise DataError(f"the video cannot be written ({error})", where=self._out) from error
 
     def _finish(self) -> None:
         if self.num_frames == 0:
@@ -218,12 +234,12 @@ def render_dance(
         ConfigError: a size that cannot be encoded, an unknown backend.
         DependencyError: missing codecs, or ``egl`` where there is none.
     """
+    writer = VideoWriter(out, fps, width, height, music=music, music_start_s=music_start_s)
     count = len(dance) if isinstance(dance, np.ndarray) else dance.num_frames
     frames = dance_frames(
         dance, fps, width=width, height=height, backend=backend, body=body, stage=stage, samples=samples
     )
-    writer = VideoWriter(out, fps, width, height, music=music, music_start_s=music_start_s)
-    with writer:
+    with closing(frames), writer:
         for done, frame in enumerate(frames, start=1):
             writer.add(frame)
             if progress is not None:
