@@ -164,9 +164,10 @@ def _torso(rest: Array) -> Part:
             (0.0, 0.220, -0.014, 0.132, 0.096),
             (0.0, 0.300, -0.012, 0.150, 0.109),
             (0.0, 0.370, -0.014, 0.168, 0.112),
-            (0.0, 0.430, -0.024, 0.176, 0.100),
-            (0.0, 0.480, -0.036, 0.170, 0.078),
-            (0.0, 0.515, -0.042, 0.128, 0.062),
+            (0.0, 0.430, -0.024, 0.178, 0.101),
+            (0.0, 0.475, -0.034, 0.180, 0.082),
+            (0.0, 0.505, -0.040, 0.160, 0.066),
+            (0.0, 0.523, -0.042, 0.118, 0.059),
             (0.0, 0.545, -0.042, 0.068, 0.054),
             (0.0, 0.570, -0.036, 0.051, 0.051),
             (0.0, 0.610, -0.022, 0.047, 0.050),
@@ -309,13 +310,13 @@ def _arm(rest: Array, left: bool) -> Part:
     shoulder, elbow, wrist = (rest[j] for j in ((16, 18, 20) if left else (17, 19, 21)))
     # The tube starts inside the chest and widens on its way out, so that the shoulder is round and has no seam.
     start = shoulder + 0.42 * (rest[13 if left else 14] - shoulder)
-    drop = np.array([0.0, -0.008, 0.0])
+    drop = np.array([0.0, -0.010, 0.0])
     sleeve = shoulder + 0.62 * (elbow - shoulder)
     rows = resample_stations(
         [
-            (*(start + 2.0 * drop), 0.046, 0.050),
-            (*(shoulder + drop), 0.056, 0.054),
-            (*(shoulder + 0.22 * (elbow - shoulder) + drop), 0.056, 0.054),
+            (*(start + 2.0 * drop), 0.042, 0.046),
+            (*(shoulder + drop), 0.047, 0.051),
+            (*(shoulder + 0.26 * (elbow - shoulder) + drop), 0.052, 0.053),
             (*sleeve, 0.049, 0.050),
             (*(elbow - 0.02 * (elbow - shoulder)), 0.037, 0.040),
             (*(elbow + 0.25 * (wrist - elbow)), 0.039, 0.041),
@@ -330,9 +331,9 @@ def _arm(rest: Array, left: bool) -> Part:
     groups = [SHIRT if span < ring else SKIN for span in range(len(rows) - 1)]
     surface = sweep(rows[:, :3], rows[:, 3:], (0, 0, 1), segments=10, start_cap=0.02, end_cap=0.012, groups=groups)
     joints = [13, 16, 18, 20] if left else [14, 17, 19, 21]
-    into = float(np.linalg.norm(shoulder - start)) - 0.012
+    into = float(np.linalg.norm(shoulder - start)) + 0.012
     bend = float(np.linalg.norm(elbow - start))
-    return surface, chain_weights(surface.along_V, joints, [into, bend, lengths[-1]], [0.045, 0.045, 0.02])
+    return surface, chain_weights(surface.along_V, joints, [into, bend, lengths[-1]], [0.04, 0.045, 0.02])
 
 
 def _hand(rest: Array, left: bool) -> list[Part]:
