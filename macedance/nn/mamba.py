@@ -1,21 +1,18 @@
 """Mamba-1 mixers: one direction, with mamba_ssm's parameter names, and the bidirectional block of MACE-Dance.
 
-Shapes: B batch, T time steps, M model width, D inner width (expand * M), N state size, R rank of the step sizes,
-W width of the convolution.
+Shapes: B batch, T time steps, M model width, D inner width (expand * M), N state size, R rank of the step sizes.
 """
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from macedance.errors import ConfigError
-from macedance.nn.scan import selective_scan
+from macedance.nn.scan import causal_convolution_silu, selective_scan
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
 
@@ -63,38 +60,23 @@ class Mamba1Mixer(nn.Module):
 
     def forward(self, x_BTM: Tensor) -> Tensor:
         """Mix (B, T, M) over time; frame t sees the frames up to t."""
-        x_BTD, z_BTD = self.in_proj(x_BTM).chunk(2, dim=-1)
-        if x_BTM.is_cuda and (kernel := cuda_selective_scan()) is not None:
-            return self.out_proj(self._mix_with_kernel(kernel, x_BTD, z_BTD))
-        return self.out_proj(self._mix(x_BTD, z_BTD))
-
-    def _mix(self, x_BTD: Tensor, z_BTD: Tensor) -> Tensor:
-        x_TBD = F.silu(causal_convolution(x_BTD.transpose(0, 1), self.conv1d.weight, self.conv1d.bias))
-        dt_TBR, B_TBN, C_TBN = self.x_proj(x_TBD).split([self.rank, self.state_dim, self.state_dim], dim=-1)
-        delta_TBD = F.softplus(F.linear(dt_TBR, self.dt_proj.weight).float() + self.dt_proj.bias.float())
-        y_TBD = selective_scan(x_TBD, delta_TBD, -self.A_log.float().exp(), B_TBN, C_TBN)
-        y_TBD = torch.addcmul(y_TBD, x_TBD, self.D.to(y_TBD.dtype))
-        return y_TBD.transpose(0, 1) * F.silu(z_BTD)
-
-    def _mix_with_kernel(self, kernel: Callable[..., Tensor], x_BTD: Tensor, z_BTD: Tensor) -> Tensor:
-        # mamba_ssm keeps time last
-        x_BDT = F.silu(self.conv1d(x_BTD.transpose(1, 2))[..., : x_BTD.shape[1]])
-        dt_BTR, B_BTN, C_BTN = self.x_proj(x_BDT.transpose(1, 2)).split(
-            [self.rank, self.state_dim, self.state_dim], dim=-1
-        )
-        delta_BDT = F.linear(dt_BTR, self.dt_proj.weight).transpose(1, 2)
-        y_BDT = kernel(
-            x_BDT,
-            delta_BDT.contiguous(),
+        # Two products instead of one that is split: both halves come out contiguous, as the scan needs them.
+        weight_x, weight_z = self.in_proj.weight.chunk(2)
+        x_BTD, z_BTD = F.linear(x_BTM, weight_x), F.linear(x_BTM, weight_z)
+        x_BTD = causal_convolution_silu(x_BTD, self.conv1d.weight, self.conv1d.bias)
+        dt_BTR, B_BTN, C_BTN = self.x_proj(x_BTD).split([self.rank, self.state_dim, self.state_dim], dim=-1)
+        y_BTD = selective_scan(
+            x_BTD,
+            F.linear(dt_BTR, self.dt_proj.weight),
             -self.A_log.float().exp(),
-            B_BTN.transpose(1, 2).contiguous(),
-            C_BTN.transpose(1, 2).contiguous(),
-            self.D.float(),
-            z=z_BTD.transpose(1, 2).contiguous(),
-            delta_bias=self.dt_proj.bias.float(),
-            delta_softplus=True,
+            B_BTN,
+            C_BTN,
+            skip_D=self.D,
+            gate_BTD=z_BTD,
+            delta_bias_D=self.dt_proj.bias,
+            softplus=True,
         )
-        return y_BDT.transpose(1, 2)
+        return self.out_proj(y_BTD)
 
 
 class BiMamba(nn.Module):
@@ -133,38 +115,3 @@ class BiMamba(nn.Module):
         if self.mamba_backward is not None:
             y_BTM = y_BTM + self.mamba_backward(x_BTM.flip(1)).flip(1)
         return self.dropout(y_BTM)
-
-
-def causal_convolution(x_TBD: Tensor, weight_D1W: Tensor, bias_D: Tensor | None) -> Tensor:
-    """Depthwise convolution over time that sees the present and the W - 1 steps before, zeros before the first.
-
-    Args:
-        x_TBD: Signal, time first.
-        weight_D1W: Taps of every channel in the layout of ``nn.Conv1d(groups=D)``; the last is the present.
-        bias_D: Bias of every channel.
-
-    Written as W shifted products: for a handful of taps that beats a convolution library on CPUs.
-    """
-    T, width = x_TBD.shape[0], weight_D1W.shape[-1]
-    padded = F.pad(x_TBD, (0, 0, 0, 0, width - 1, 0))
-    taps_WD = weight_D1W[:, 0].t().to(x_TBD.dtype)
-    y_TBD = padded[width - 1 :] * taps_WD[width - 1]
-    if bias_D is not None:
-        y_TBD = y_TBD + bias_D.to(x_TBD.dtype)
-    for tap in range(width - 1):
-        y_TBD = torch.addcmul(y_TBD, padded[tap : tap + T], taps_WD[tap])
-    return y_TBD
-
-
-@functools.lru_cache(maxsize=1)
-def cuda_selective_scan() -> Callable[..., Tensor] | None:
-    """mamba_ssm's selective scan, or None where it is missing, cannot be imported or does not run on this GPU."""
-    try:
-        from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
-
-        small = torch.ones(1, 2, 3, device="cuda")
-        states = torch.ones(1, 2, 3, device="cuda")
-        selective_scan_fn(small, small, -torch.ones(2, 2, device="cuda"), states, states)
-    except Exception:  # a half-built extension fails in any way: ImportError, AttributeError, RuntimeError, TypeError
-        return None
-    return selective_scan_fn
