@@ -110,7 +110,7 @@ class OpenGlRasteriser:
         self._maps = context.texture((MAP_SIDE, MAP_SIDE), 3, dtype="f4")
         self._maps.filter = (moderngl.LINEAR, moderngl.LINEAR)
         self._maps.repeat_x = self._maps.repeat_y = False
-        per_pixel = min(samples * samples, context.max_samples)
+        per_pixel = min(samples * samples, context.max_samples) if samples > 1 else 0
         self._multi = context.framebuffer(
             [context.renderbuffer((width, height), samples=per_pixel)],
             context.depth_renderbuffer((width, height), samples=per_pixel),
