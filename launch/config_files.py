@@ -7,7 +7,6 @@ import importlib
 import inspect
 import re
 from collections.abc import Iterator, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,18 @@ from macedance.errors import ConfigError
 _KINDS = ("experiments", "strategies", "clusters", "debug")
 
 
+def configs_root() -> Path:
+    """The folder of the shipped configs.
+
+    ``configs`` is a namespace package: an editable install adds a placeholder to its path, which is no folder.
+    """
+    paths = [Path(p) for p in importlib.import_module("configs").__path__]
+    return next((p for p in paths if (p / "experiments").is_dir()), Path("configs"))
+
+
 def shipped_configs(kind: str = "experiments") -> dict[str, Path]:
     """Name to path of the YAML files that come with the package."""
-    folder = Path(str(files("configs"))) / kind
+    folder = configs_root() / kind
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))} if folder.is_dir() else {}
 
 
@@ -33,7 +41,7 @@ def resolve_config(name: str) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    root = Path(str(files("configs")))
+    root = configs_root()
     stem = name.removesuffix(".yaml").removeprefix("configs/")
     for candidate in (root / f"{stem}.yaml", *(root / kind / f"{stem}.yaml" for kind in _KINDS)):
         if candidate.is_file():

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from launch.options import (
     Parser,
     add_json_option,
+    check_writable,
     emit_json,
     positive_float,
     positive_int,
@@ -44,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, metavar="N", help="sampling steps (default: ddim 50, dpmpp 20)")
     parser.add_argument("--num-dances", type=int, default=1, metavar="K", help="dances to make (default 1)")
     parser.add_argument("--formats", default="npz,bvh,glb,mp4", help="comma-separated (default npz,bvh,glb,mp4)")
-    parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="of a checkpoint (default ema)")
+    parser.add_argument("--weights", choices=("auto", "ema", "raw"), default="auto", help="of a checkpoint")
     parser.add_argument("--renderer", choices=("auto", "egl", "software"), default="auto", help="draws the mp4")
     parser.add_argument("--size", type=int, default=640, metavar="PX", help="width and height of the mp4 (default 640)")
     add_json_option(parser)
@@ -134,31 +135,30 @@ def main(arguments: Sequence[str]) -> int:
 
 def generate(options: argparse.Namespace, formats: Sequence[str]) -> dict[str, Any]:
     """Make the dances and their files; returns what ``--json`` prints."""
+    from macedance.music.cache import cache_root
     from macedance.pipelines.music_to_motion import MusicToMotion
     from macedance.report.progress import Progress
 
     music = Path(options.music)
+    check_writable(Path(options.out))
     pipeline = MusicToMotion.load(options.model, weights=options.weights)
-    # The song is read before the folder is made: a bad song leaves nothing behind.
-    song = pipeline.read_music(music, seconds=options.seconds)
-    genre = pipeline.choose_genre(options.genre, options.seed)
-    if genre is not None and options.genre is None:
-        say(f"genre: {genre} (drawn by seed {options.seed}; name one of {', '.join(pipeline.genres)} with --genre)")
-    out = writable_folder(Path(options.out))
+    choices = {
+        "genre": options.genre,
+        "beta": options.beta,
+        "seed": options.seed,
+        "sampler": options.sampler,
+        "num_steps": options.steps,
+        "num_dances": options.num_dances,
+    }
     started = time.perf_counter()
     with Progress("denoising", 1) as bar:
-        motions = pipeline.generate(
-            song.features,
-            genre=genre,
-            beta=options.beta,
-            seed=options.seed,
-            sampler=options.sampler,
-            num_steps=options.steps,
-            num_dances=options.num_dances,
-            music_beats_s=song.beats_s,
-            progress=bar,
-        )
+        motions = pipeline(music, seconds=options.seconds, cache_dir=cache_root() / "music", progress=bar, **choices)
     seconds = time.perf_counter() - started
+    genre = motions[0].genre
+    if genre is not None and options.genre is None:
+        say(f"genre: {genre} (drawn by seed {options.seed}; name one of {', '.join(pipeline.genres)} with --genre)")
+    # The folder is made only now: a bad song or model leaves nothing behind.
+    out = writable_folder(Path(options.out))
     files: list[str] = []
     for k, motion in enumerate(motions):
         stem = out / f"{file_stem(music)}-{k}"

@@ -78,6 +78,18 @@ def writable_folder(path: Path) -> Path:
     return path
 
 
+def check_writable(path: Path) -> None:
+    """Raise ConfigError when the folder could not be made or written to; makes nothing."""
+    ancestor = path.absolute()
+    while not ancestor.exists() and ancestor != ancestor.parent:
+        ancestor = ancestor.parent
+    if not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK):
+        kind = "is not a folder" if not ancestor.is_dir() else "may not be written to"
+        raise ConfigError(
+            f"cannot write to the output folder: {ancestor} {kind}", where=path, fix="name a folder that you may write to"
+        )
+
+
 def positive_float(name: str, value: float | None) -> None:
     """Raise ConfigError unless the number is finite and above zero; None passes."""
     if value is not None and not (0 < value < float("inf")):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lightning_modules.schedules import WarmupCosine
 from macedance.errors import CheckpointError
 from macedance.nn.trainable import LoraSettings, add_lora, set_trainable
+from macedance.pipelines.motion_weights import Weights
 from macedance.pipelines.weights import load_network_weights
 
 OptimizerFactory = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
@@ -26,7 +27,7 @@ class ExpertModule(pl.LightningModule):
         lr_schedule: Factor of the learning rate over the run. None: constant.
         seed: Seeds the network's initialisation and every draw of a training step.
         init_from: Start from the weights of this folder or checkpoint, and from nothing else of it.
-        init_weights: Which weights of a checkpoint to start from.
+        init_weights: Which weights of a checkpoint to start from: ``ema``, ``raw``, or ``auto``, the average if any.
         train_only: Only parameters whose names match one of these patterns train.
         freeze: Parameters whose names match one of these patterns do not train.
         lora: Train low-rank adapters instead of the weights themselves.
@@ -39,7 +40,7 @@ class ExpertModule(pl.LightningModule):
         lr_schedule: WarmupCosine | None = None,
         seed: int = 0,
         init_from: str | None = None,
-        init_weights: str = "ema",
+        init_weights: Weights = "auto",
         train_only: list[str] | None = None,
         freeze: list[str] | None = None,
         lora: LoraSettings | None = None,
@@ -100,9 +101,8 @@ class ExpertModule(pl.LightningModule):
         """Add what a model needs besides its weights: configuration, normaliser, adapters, position."""
         checkpoint["macedance"] = {
             "version": 1,
-            "config": self.describe(),
+            "config": {**self.describe(), **({"lora": self.lora.to_dict()} if self.lora else {})},
             "normalizer": self.normalizer_dict(),
-            "lora": self.lora.to_dict() if self.lora else None,
             "position": self.position,
         }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,14 +11,16 @@ from torch import Tensor, nn
 from lightning_modules.base import ExpertModule, OptimizerFactory
 from lightning_modules.schedules import WarmupCosine
 from macedance.diffusion.draws import StepDraws, draw_step
-from macedance.diffusion.guidance import ClassifierFreeGuidance, GuidanceFreeTraining
+from macedance.diffusion.guidance import ClassifierFreeGuidance, GuidanceFreeTraining, guidance_to_config
 from macedance.diffusion.losses import MotionLosses
 from macedance.diffusion.schedule import CosineSchedule
 from macedance.errors import ConfigError
 from macedance.motion.normalizer import MinMaxNormalizer
 from macedance.motion.representation import encode_motion
 from macedance.nn.trainable import LoraSettings
-from macedance.pipelines.music_to_motion import model_config, prepare_music
+from macedance.pipelines.motion_config import MotionModelConfig, model_config, prepare_music
+from macedance.pipelines.motion_weights import Weights
+from macedance.pipelines.music_to_motion import MusicToMotion
 
 #: Validation draws use sample numbers from here on, so that they never repeat a training step's.
 _VALIDATION_OFFSET = 2**40
@@ -34,11 +36,12 @@ class MotionExpertModule(ExpertModule):
         optimizer: Makes the optimizer; Adan (lr 4e-4, weight decay 0.02) in the paper.
         schedule: Noise schedule.
         normalize_music: Min-max the 35 music channels to [-1, 1] by the corpus's normaliser; off in the released code.
-        sample_weights: Which weights a sampler takes from the checkpoints of this run, ``ema`` or ``raw``.
+        sample_weights: Which weights of this run's checkpoints are sampled with, ``ema`` or ``raw``.
+        sampler: ``{name: ddim | dpmpp, num_steps, eta}``, what the model samples with by default.
         lr_schedule: See :class:`ExpertModule`, as the following.
         seed: Seeds initialisation and draws.
         init_from: Folder or checkpoint to take the weights from.
-        init_weights: ``ema`` or ``raw``.
+        init_weights: ``ema``, ``raw`` or ``auto``.
         train_only: Name patterns of what trains.
         freeze: Name patterns of what does not.
         lora: Low-rank adapters.
@@ -52,11 +55,12 @@ class MotionExpertModule(ExpertModule):
         optimizer: OptimizerFactory,
         schedule: CosineSchedule | None = None,
         normalize_music: bool = True,
-        sample_weights: str = "ema",
+        sample_weights: Literal["ema", "raw"] = "ema",
+        sampler: dict[str, Any] | None = None,
         lr_schedule: WarmupCosine | None = None,
         seed: int = 0,
         init_from: str | None = None,
-        init_weights: str = "ema",
+        init_weights: Weights = "auto",
         train_only: list[str] | None = None,
         freeze: list[str] | None = None,
         lora: LoraSettings | None = None,
@@ -66,9 +70,8 @@ class MotionExpertModule(ExpertModule):
         self.losses = losses
         self.schedule = schedule or CosineSchedule()
         self.normalize_music = normalize_music
-        if sample_weights not in ("ema", "raw"):
-            raise ConfigError(f"{sample_weights!r} are no weights", where="model.sample_weights", expected="ema or raw")
-        self.sample_weights = sample_weights
+        self.sample_weights: Literal["ema", "raw"] = sample_weights
+        self.sampler = sampler
         self.motion_normalizer = MinMaxNormalizer(151)
         self.music_normalizer: MinMaxNormalizer | None = None
         self.genres: list[str] = []
@@ -94,7 +97,7 @@ class MotionExpertModule(ExpertModule):
         self.set_corpus(data.normalizers, data.genres, data.fps, data.window_frames)
 
     def configure_model(self) -> None:
-        """Build the network and check that it knows as many genres as the corpus has."""
+        """Build the network and make sure that it has a label for each genre of the corpus."""
         super().configure_model()
         known = int(getattr(self.network, "num_genres", 0))
         if 0 < known < len(self.genres):
@@ -104,6 +107,8 @@ class MotionExpertModule(ExpertModule):
                 expected=f"at least {len(self.genres)}, or 0 for a network without genres",
                 fix=f"--model.network.init_args.num_genres={len(self.genres)}",
             )
+        # Labels that this corpus has no name for keep a place: a fine-tuned model may bring them.
+        self.genres = [*self.genres, *(f"genre-{label}" for label in range(len(self.genres), known))]
 
     def _losses_of(self, batch: dict[str, Any], draws: StepDraws) -> dict[str, Tensor]:
         network = self.built_network
@@ -145,12 +150,20 @@ class MotionExpertModule(ExpertModule):
     def describe(self) -> dict[str, Any]:
         """See :class:`ExpertModule`."""
         return model_config(
-            network=self.built_network,
-            objective=self.objective,
-            fps=self.fps,
-            window_frames=self.window_frames,
-            genres=self.genres,
+            self.built_network,
+            self.objective,
+            self.fps,
+            self.window_frames,
+            self.genres,
             sample_weights=self.sample_weights,
+            sampler=self.sampler,
+        )
+
+    def pipeline(self) -> MusicToMotion:
+        """The model as it stands, for previews and evaluation; it shares this module's weights."""
+        config = MotionModelConfig.from_dict(self.describe(), "the model being trained")
+        return MusicToMotion(
+            self.built_network, self.objective, config, self.motion_normalizer, self.music_normalizer
         )
 
     def normalizer_dict(self) -> dict[str, Any]:

@@ -1,0 +1,100 @@
+"""The motion metrics of dances generated for held-out songs, during training."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from callbacks.ema import EmaCallback
+from callbacks.run_files import MetricsCsv, find_callback, write_json
+from lightning_modules.motion_expert import MotionExpertModule
+from macedance.errors import ConfigError
+from macedance.metrics.motion import evaluate_clips
+from macedance.motion.files import JointClip
+from macedance.report.progress import Progress
+
+
+class MotionProtocol(pl.Callback):
+    """Every k steps: a dance for each validation clip from the averaged weights, judged against the clips themselves.
+
+    Values go to the logger, to ``metrics_val.csv`` (``val/fid_k``, ``val/bas``, ...) and to ``protocol/step-<n>.json``.
+
+    Args:
+        every_n_steps: Optimizer steps between two evaluations.
+        max_clips: Clips at most, spread over the split by their order; None: all.
+        sampler: ``ddim`` or ``dpmpp``.
+        num_steps: Sampling steps; None: the sampler's own number.
+        beta: Temperature; None: the objective's default.
+        seed: Of the sampling noise.
+        allow_small_n: Report Frechet distances below the feature dimension too.
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int = 1000,
+        max_clips: int | None = 32,
+        sampler: str = "dpmpp",
+        num_steps: int | None = None,
+        beta: float | None = None,
+        seed: int = 0,
+        allow_small_n: bool = False,
+    ) -> None:
+        if every_n_steps < 1 or (max_clips is not None and max_clips < 1):
+            raise ConfigError("every_n_steps and max_clips count from 1", where="MotionProtocol")
+        self.every_n_steps, self.max_clips = every_n_steps, max_clips
+        self.sampler, self.num_steps, self.beta, self.seed = sampler, num_steps, beta, seed
+        self.allow_small_n = allow_small_n
+        self._last_step = 0
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Evaluate when the step is due."""
+        step = trainer.global_step
+        if step == self._last_step or step % self.every_n_steps or not trainer.is_global_zero:
+            return
+        self._last_step = step
+        assert isinstance(pl_module, MotionExpertModule)
+        self.evaluate(trainer, pl_module)
+
+    def evaluate(self, trainer: pl.Trainer, module: MotionExpertModule) -> dict[str, dict[str, Any]]:
+        """Generate, judge, write; returns metric name -> {value, n, ...}, empty without a validation split."""
+        clips = trainer.datamodule.clips("val")  # type: ignore[attr-defined]
+        if self.max_clips is not None:
+            clips = clips[:: max(1, -(-len(clips) // self.max_clips))]
+        if not clips:
+            return {}
+        averaged = find_callback(trainer, EmaCallback)
+        with averaged.applied(module) if averaged else nullcontext(), Progress("validation dances", 1) as bar:
+            pipeline = module.pipeline()
+            motions = pipeline.generate_batch(
+                [clip.music for clip in clips],
+                genres=[clip.genre if clip.genre in pipeline.genres else None for clip in clips],
+                beta=self.beta,
+                seed=self.seed,
+                sampler=self.sampler,
+                num_steps=self.num_steps,
+                music_beats_s=[clip.beats_s for clip in clips],
+                songs=[clip.song for clip in clips],
+                progress=bar,
+            )
+        generated = [JointClip.from_motion(m, c.key) for m, c in zip(motions, clips, strict=True)]
+        reference = [JointClip.from_motion(replace(c.motion, song=c.song), c.key) for c in clips]
+        metrics = evaluate_clips(generated, reference, allow_small_n=self.allow_small_n)
+        values = {f"val/{k}": float(m["value"]) for k, m in metrics.items() if m.get("value") is not None}
+        csv_file = find_callback(trainer, MetricsCsv)
+        if csv_file is not None:
+            csv_file.write_validation(trainer.global_step, values)
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=trainer.global_step)
+        folder = Path(trainer.default_root_dir) / "protocol"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(
+            folder / f"step-{trainer.global_step:08d}.json",
+            {"schema": 1, "step": trainer.global_step, "presets": {"clean": metrics}},
+        )
+        return metrics
