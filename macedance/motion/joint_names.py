@@ -34,7 +34,7 @@ REQUIRED = ("hip", "knee", "ankle", "shoulder", "elbow")
 _NECK, _HEAD = ("neck", "lowerneck", "upperneck", "neckbase"), ("head", "headbase", "skull")
 
 _PREFIX = re.compile(
-    r"^(mixamorig\d*|bip\d*|j_bip_c|j_bip|cc_base|character\d*|valvebiped|armature|m_avg|f_avg|def|jnt|joint|bone)"
+    r"^(?i:mixamorig\d*|bip\d*|j_bip_c|j_bip|cc_base|character\d*|valvebiped|armature|m_avg|f_avg|def|jnt|joint|bone)"
     r"(?=[\s_.\-]|[A-Z])[\s_.\-]*"
 )
 _KNOWN = frozenset(name for names in LIMB_NAMES.values() for name in names) | {"thumb", "hipjoint"}

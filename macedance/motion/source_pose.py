@@ -211,6 +211,23 @@ def smpl_bone(part: str, side: str) -> Array:
     return unit(np.array(OFFSETS_M[SMPL_LIMBS[NEXT_PART[part]][SIDES.index(side)]]))
 
 
+def _smpl_hinge(upper: str, side: str, angle: float, *, lower: bool) -> Array:
+    """Axis (3,) across both bones of a SMPL limb bent by ``angle``, in the rest axes of its upper or lower joint.
+
+    It is near, not at, the axis of the bend (x for knees, y for elbows): SMPL's limbs are not straight at rest.
+    """
+    axis = np.array([1.0, 0.0, 0.0]) if upper == "hip" else np.array([0.0, -1.0 if side == "left" else 1.0, 0.0])
+    first, second = smpl_bone(upper, side), smpl_bone(NEXT_PART[upper], side)
+    bent = (
+        second * np.cos(angle) + np.cross(axis, second) * np.sin(angle) + axis * (axis @ second) * (1 - np.cos(angle))
+    )
+    across = unit(np.cross(first, bent))
+    if not lower:
+        return across
+    back = np.cross(across, axis) * np.sin(angle)
+    return across * np.cos(angle) + back + axis * (axis @ across) * (1 - np.cos(angle))
+
+
 class Turns:
     """The turn of every source joint that a SMPL joint follows (see the top of this file).
 
@@ -287,7 +304,9 @@ class Turns:
         if bend.mean() < 0.15 or np.linalg.norm(local_T3.mean(0)) < 0.8 * bend.mean():
             return turn
         bone = smpl_bone(part, side)
-        wanted = np.array([1.0, 0.0, 0.0]) if upper == "hip" else np.array([0.0, -1.0 if side == "left" else 1.0, 0.0])
+        wanted = _smpl_hinge(
+            upper, side, float(np.arctan2(bend, (unit(first) * unit(second)).sum(-1)).mean()), lower=part != upper
+        )
         wanted = unit(wanted - (wanted @ bone) * bone)
         found = turn @ unit(local_T3.mean(0))
         found = unit(found - (found @ bone) * bone)
