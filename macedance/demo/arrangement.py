@@ -93,7 +93,7 @@ class Composer:
         playable = max(0, int((duration_s - 0.6 - lead_in_s) / period_s))
         self.final_beat = playable - playable % BEATS_PER_BAR
         self.swing = float(self.rng_form.uniform(*style.swing))
-        self.names = self._form(-(-num_beats // BEATS_PER_PHRASE))
+        self.names = self._form(num_beats)
         energies = [float(np.clip(_ENERGY[n] + self.rng_form.uniform(-0.06, 0.06), 0, 1)) for n in self.names]
         self.score = Score(period_s, lead_in_s, num_beats, [])
         self._sections(energies, duration_s)
@@ -105,7 +105,8 @@ class Composer:
         self._lead()
         return self.score
 
-    def _form(self, num_phrases: int) -> list[str]:
+    def _form(self, num_beats: int) -> list[str]:
+        num_phrases = -(-num_beats // BEATS_PER_PHRASE)
         body = _FORMS[self.rng_form.integers(len(_FORMS))]
         names = [] if num_phrases < 3 or self.rng_form.random() < 0.15 else ["intro"]
         index = 0
@@ -114,7 +115,11 @@ class Composer:
             index += 1
         if names and names[-1] == "break":
             names[-1] = "chorus"
-        return [*names, "outro"] if num_phrases > 1 else ["chorus"]
+        if num_phrases < 2:
+            return ["chorus"]
+        if 0 < num_beats % BEATS_PER_PHRASE <= BEATS_PER_BAR:
+            names[-1] = "outro"  # the last phrase is but a bar: no section of its own
+        return [*names, "outro"]
 
     def _sections(self, energies: list[float], duration_s: float) -> None:
         merged: list[Section] = []

@@ -1,28 +1,27 @@
 """Sound files in and out: mono float32 samples at the file's own rate.
 
-libsndfile (wav, flac, ogg, opus, mp3, aiff) is asked first, PyAV (m4a, aac, video files, ...) otherwise. Both decode in
-blocks, so memory is that of the mono result whatever the channels and the length.
+Decoding goes block by block (:mod:`macedance.music.decoders`), so memory is that of the mono result whatever the number
+of channels and the length.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
-import struct
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from macedance.errors import DataError
+from macedance.music.decoders import LONGEST_CODEC_FRAME, AvReader, Samples, SoundfileReader, lacks_last_page
 
-if TYPE_CHECKING:
-    import soundfile
+_LOG = logging.getLogger(__name__)
 
 MIN_DURATION_S = 0.5
 """Anything shorter is refused: no beat fits into it."""
@@ -31,12 +30,7 @@ SILENCE_PEAK = 1e-4
 
 _MIN_RATE_HZ, _MAX_RATE_HZ = 4000, 768_000
 _MAX_PEAK = 1e9
-_BLOCK_FRAMES = 1 << 18
 _LOST_SHARE, _LOST_S = 0.02, 0.1
-# Their duration is a guess from the bit rate, nothing that the header promises.
-_GUESSED_DURATION = frozenset({"aac", "mp3", "ac3", "eac3", "dts", "loas", "mpegts", "mpeg", "amr"})
-
-Samples = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -138,32 +132,39 @@ def load_audio(
     if duration_s is not None and not (math.isfinite(duration_s) and duration_s > 0):
         raise DataError(f"length {duration_s} s", where=path, expected="more than 0 seconds")
     _check_readable(path)
-    reader = _SoundfileReader.open(path) or _AvReader.open(path)
+    reader = SoundfileReader.open(path) or AvReader.open(path)
     if reader is None:
-        raise DataError("not a sound file", where=path, expected="wav, flac, ogg, opus, mp3, m4a, aac, aiff")
+        raise DataError(
+            "not a sound file (or damaged)", where=path, expected="wav, flac, ogg, opus, mp3, m4a, aac or aiff"
+        )
     with contextlib.closing(reader):
         rate = reader.rate
         if not _MIN_RATE_HZ <= rate <= _MAX_RATE_HZ:
             raise DataError(f"sample rate {rate} Hz", where=path, expected="8 to 96 kHz")
         stop = None if duration_s is None else round((start_s + duration_s) * rate)
-        samples, decoded = _collect(reader, path, round(start_s * rate), stop)
-        promised = reader.promised_frames
+        samples, decoded = _collect(reader, round(start_s * rate), stop)
+        promised, damaged = reader.promised_frames, reader.damaged_packets
+    if promised is not None and 0 < decoded - promised <= LONGEST_CODEC_FRAME and isinstance(reader, AvReader):
+        # The last codec frame is padded; the container says how much of it is sound.
+        samples, decoded = samples[: max(0, len(samples) - (decoded - promised))], promised
     if decoded == 0:
-        raise DataError(
-            "no sound in the file", where=path, expected="at least 0.5 s", fix="the file is empty or damaged"
-        )
+        raise DataError("no sound can be decoded (empty or damaged)", where=path, expected="at least 0.5 s")
     if stop is None or decoded < stop:
         missing = 0 if promised is None else promised - decoded
-        if missing > max(_LOST_SHARE * (promised or 0), _LOST_S * rate) or _cut_off(path):
-            length = "" if promised is None else f" of {promised / rate:.2f} s"
-            raise DataError(f"truncated file: only {decoded / rate:.2f} s{length} can be decoded", where=path,
-                            fix="copy or download it again")  # fmt: skip
+        if promised is not None and missing > max(_LOST_SHARE * promised, _LOST_S * rate):
+            found = f"truncated file: {decoded / rate:.2f} of {promised / rate:.2f} s can be decoded"
+            raise DataError(found, where=path, fix="copy or download it again")
+        if lacks_last_page(path):
+            found = f"truncated file: it breaks off after {decoded / rate:.2f} s"
+            raise DataError(found, where=path, fix="copy or download it again")
     if len(samples) == 0:
         raise DataError(
             f"start {start_s:g} s is beyond the end", where=path, expected=f"less than {decoded / rate:.2f} s"
         )
     audio = Audio(samples, rate)
     _check(audio, path)
+    if damaged:
+        _LOG.warning("%s: %d damaged packets left out", path, damaged)
     return audio if sample_rate is None else audio.resampled(sample_rate)
 
 
@@ -231,7 +232,7 @@ def _check(audio: Audio, where: str | Path | None) -> None:
         raise DataError(f"samples reach {peak:.1e}", where=where, expected="full scale 1", fix="export it again")
 
 
-def _collect(reader: _SoundfileReader | _AvReader, path: Path, start: int, stop: int | None) -> tuple[Samples, int]:
+def _collect(reader: SoundfileReader | AvReader, start: int, stop: int | None) -> tuple[Samples, int]:
     """The mono frames start..stop of a reader, and the number of frames decoded from the beginning of the file."""
     position = reader.seek(start)
     if stop is not None and position >= stop:
@@ -254,154 +255,3 @@ def _collect(reader: _SoundfileReader | _AvReader, path: Path, start: int, stop:
         samples[filled : filled + len(block)] = block
         filled += len(block)
     return samples, position
-
-
-class _SoundfileReader:
-    """Blocks of mono frames from libsndfile."""
-
-    def __init__(self, file: soundfile.SoundFile, path: Path) -> None:
-        self._file, self._path = file, path
-        self.rate = int(file.samplerate)
-
-    @classmethod
-    def open(cls, path: Path) -> _SoundfileReader | None:
-        """A reader, or None where libsndfile does not know the format."""
-        import soundfile
-
-        try:
-            return cls(soundfile.SoundFile(path), path)
-        except (soundfile.SoundFileError, TypeError):
-            return None
-
-    @property
-    def promised_frames(self) -> int | None:
-        """Frames that the header promises; None where it says nothing."""
-        frames = int(self._file.frames)
-        if self._file.format in ("WAV", "WAVEX", "RF64", "AIFF", "W64"):
-            frames = max(frames, _riff_frames(self._path) or 0)
-        return frames if 0 < frames < 1 << 40 else None
-
-    def seek(self, frame: int) -> int:
-        """Go to a frame, or to the end if there are fewer; returns where."""
-        if frame == 0:
-            return 0
-        import soundfile
-
-        with contextlib.suppress(soundfile.SoundFileError):
-            return int(self._file.seek(min(frame, self.promised_frames or frame)))
-        return 0
-
-    def blocks(self) -> Iterator[Samples]:
-        """Mono blocks up to the end, or up to the first damage."""
-        import soundfile
-
-        while True:
-            try:
-                block = self._file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)
-            except soundfile.SoundFileError:
-                return
-            if len(block) == 0:
-                return
-            yield block[:, 0].copy() if block.shape[1] == 1 else block.mean(axis=1)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-
-class _AvReader:
-    """Blocks of mono frames from the first audio stream that PyAV finds."""
-
-    def __init__(self, container: Any, stream: Any) -> None:
-        self._container, self._stream = container, stream
-        self.rate = int(stream.codec_context.sample_rate or 0)
-
-    @classmethod
-    def open(cls, path: Path) -> _AvReader | None:
-        """A reader, or None where PyAV does not know the format or finds no sound."""
-        import av
-
-        try:
-            container = av.open(str(path), metadata_errors="ignore")
-        except (av.FFmpegError, OSError, ValueError):
-            return None
-        if not container.streams.audio:
-            container.close()
-            return None
-        return cls(container, container.streams.audio[0])
-
-    @property
-    def promised_frames(self) -> int | None:
-        """Frames that the container promises; None where it only guesses."""
-        if self._container.format.name in _GUESSED_DURATION:
-            return None
-        if self._stream.duration and self._stream.time_base:
-            return round(float(self._stream.duration * self._stream.time_base) * self.rate)
-        return round(self._container.duration / 1e6 * self.rate) if self._container.duration else None
-
-    def seek(self, frame: int) -> int:
-        """Containers seek to packets, not frames: always 0, the caller drops what comes before."""
-        return 0
-
-    def blocks(self) -> Iterator[Samples]:
-        """Mono blocks up to the end, or up to the first damage."""
-        import av
-
-        resampler = av.AudioResampler(format="fltp", rate=self.rate)
-        frames = self._container.decode(self._stream)
-        pending: list[Samples] = []
-        while True:
-            try:
-                frame = next(frames, None)
-                # None flushes what the resampler still holds.
-                converted = resampler.resample(frame)
-            except (av.FFmpegError, ValueError):
-                break
-            pending += [part.to_ndarray().mean(axis=0) for part in converted]
-            if frame is None:
-                break
-            if sum(map(len, pending)) >= _BLOCK_FRAMES:
-                yield np.concatenate(pending)
-                pending = []
-        if pending:
-            yield np.concatenate(pending)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._container.close()
-
-
-def _riff_frames(path: Path) -> int | None:
-    """Frames that a RIFF/WAVE header promises: libsndfile reports those that are there instead."""
-    with path.open("rb") as file:
-        head = file.read(12)
-        if len(head) < 12 or head[:4] != b"RIFF" or head[8:] != b"WAVE":
-            return None
-        block_align = 0
-        while len(chunk := file.read(8)) == 8:
-            name, size = chunk[:4], struct.unpack("<I", chunk[4:])[0]
-            if name == b"data":
-                # Recorders and pipes that cannot seek leave 0 or the largest number: no promise.
-                return size // block_align if block_align and 0 < size < 0x7FFFFFFF else None
-            if name == b"fmt " and size >= 16:
-                body = file.read(size + size % 2)
-                block_align = struct.unpack("<H", body[12:14])[0] if len(body) >= 14 else 0
-            else:
-                file.seek(size + size % 2, os.SEEK_CUR)
-    return None
-
-
-def _cut_off(path: Path) -> bool:
-    """True for an Ogg file whose last page is not marked as the last, or is not whole."""
-    with path.open("rb") as file:
-        if file.read(4) != b"OggS":
-            return False
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - (1 << 17)))
-        tail = file.read()
-    page = tail.rfind(b"OggS")
-    if page < 0 or len(tail) < page + 27:
-        return True
-    header_end = page + 27 + tail[page + 26]
-    body = sum(tail[page + 27 : header_end])
-    return not tail[page + 5] & 4 or len(tail) < header_end + body
