@@ -135,7 +135,7 @@ def _leg(
     foot_R: FloatArray,
     pole_yaw_T: FloatArray,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Local rotations (T, 3, 3) of hip, knee and ankle that bring the ankle to its place with the foot at ``foot_R``."""
+    """Local rotations (T, 3, 3) of hip, knee and ankle that bring the ankle to its place and turn the foot."""
     thigh_3, shin_3 = _OFFSETS_J3[_KNEES[side]], _OFFSETS_J3[_ANKLES[side]]
     thigh, shin = float(np.linalg.norm(thigh_3)), float(np.linalg.norm(shin_3))
     hip_T3 = pelvis_T3 + hips_R @ _OFFSETS_J3[_HIPS[side]]

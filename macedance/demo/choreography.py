@@ -19,7 +19,7 @@ from macedance.demo.body import BodyControls, solve_body
 from macedance.demo.footwork import Placement, settle, take_turns, toe_positions
 from macedance.demo.moves import SCALARS, Foot, Move, Style
 from macedance.demo.songs import GENRES, Song
-from macedance.demo.tracks import Track, arm_value, evaluate_arm
+from macedance.demo.tracks import Track, arm_value, evaluate_arm, swing_angle
 from macedance.demo.vocabulary import DANCE_STYLES
 from macedance.errors import DataError
 from macedance.motion.files import Motion
@@ -30,9 +30,20 @@ FPS = 30.0
 COUNTS_PER_PHRASE = 8
 #: Height of the pelvis over the floor with nearly straight legs.
 _STANDING_M = 0.958
+#: The pelvis stands this far in front of the ankles, over the middle of the feet.
+_PELVIS_AHEAD_M = 0.05
+#: Deeper knees bend the hips forward, radians per metre, or the body would fall on its back.
+_LEAN_PER_DROP = 1.0
+#: Chest and hips are written as seen on a reserved dancer: shown this much larger.
+_TORSO_SIZE = 1.35
+#: Steps likewise.
+_STEP_SIZE = 1.2
+#: Peak angular speed of an upper arm, radians per second: bigger swings take longer.
+_ARM_SPEED = 9.5
 _PATTERN = ("A", "A'", "B", "A")
 #: Channels in metres or shares; the others are degrees.
-_PLAIN = frozenset({"w", "px", "pz", "drop"})
+_WEIGHT = frozenset({"w", "px", "pz"})
+_PLAIN = _WEIGHT | {"drop"}
 
 
 @dataclass(frozen=True)
@@ -92,7 +103,7 @@ def draw_dancer(rng: np.random.Generator) -> Dancer:
         bounce=float(rng.uniform(0.75, 1.25)),
         late_s=float(rng.uniform(-0.02, 0.02)),
         sharpness=float(rng.uniform(0.92, 1.08)),
-        facing=float(rng.uniform(-0.35, 0.35)),
+        facing=float(rng.uniform(-0.3, 0.3)),
         x=float(rng.uniform(-0.3, 0.3)),
         z=float(rng.uniform(-0.3, 0.3)),
         opened_deg=float(rng.uniform(0.0, 8.0)),
@@ -126,8 +137,8 @@ def plan_phrases(song: Song, style: Style, dancer: Dancer, rng: np.random.Genera
             Phrase(
                 beat=number * COUNTS_PER_PHRASE,
                 moves=moves,
-                amplitude=dancer.amplitude * (0.72 + 0.3 * energy),
-                facing=dancer.facing + float(rng.choice([-0.4, -0.2, 0.0, 0.0, 0.2, 0.4])),
+                amplitude=dancer.amplitude * (0.82 + 0.25 * energy),
+                facing=dancer.facing + float(rng.choice([-0.3, -0.15, 0.0, 0.0, 0.15, 0.3])),
                 x=dancer.x + float(rng.uniform(-0.12, 0.12)),
                 z=dancer.z + float(rng.uniform(-0.12, 0.12)),
             )
@@ -163,8 +174,8 @@ def _draw_motifs(style: Style, kind: str, rng: np.random.Generator) -> dict[str,
 class _Score:
     """Every channel's keys of a whole dance."""
 
-    def __init__(self, style: Style, dancer: Dancer) -> None:
-        self.style, self.dancer = style, dancer
+    def __init__(self, style: Style, dancer: Dancer, beat_s: float) -> None:
+        self.style, self.dancer, self.beat_s = style, dancer, beat_s
         self.scalars = {name: Track() for name in SCALARS}
         self.arms = (Track(), Track())
         self.feet: tuple[list[Placement], list[Placement]] = ([], [])
@@ -192,37 +203,45 @@ class _Score:
                 self._add_arm(side, style.arms, start, 1.0, snap)
             if all((key.left_foot, key.right_foot)[side] is None or key.count > 0 for key in keys):
                 self._add_foot(side, Foot(), start, phrase, home=True)
-        size = min(phrase.amplitude, 1.0)
+        reach = 0.25 + 0.75 * min(phrase.amplitude, 1.0)
         for key in keys:
             beat = start + key.count
             for name, value in key.values.items():
-                self.scalars[name].add(beat, value if name == "w" else value * phrase.amplitude, snap)
+                size = 1.0 if name == "w" else phrase.amplitude * (1.0 if name in _PLAIN else _TORSO_SIZE)
+                # Weight travels more slowly than arms and chest.
+                self.scalars[name].add(beat, value * size, max(snap, 0.7) if name in _WEIGHT else snap)
             if "w" in key.values:
                 self.lands_left[round(beat, 3)] = key.values["w"] > 0
             for side, (arm, foot) in enumerate(((key.left_arm, key.left_foot), (key.right_arm, key.right_foot))):
                 if arm is not None:
-                    self._add_arm(side, arm, beat, 0.25 + 0.75 * size, snap)
+                    self._add_arm(side, arm, beat, reach, snap)
                 if foot is not None:
                     self._add_foot(side, foot, beat, phrase)
 
     def _add_arm(self, side: int, name: str, beat: float, amount: float, snap: float) -> None:
-        self.arms[side].add(beat, arm_value(name, self.style.arms, side, amount, self.dancer.opened_deg), snap)
+        track = self.arms[side]
+        value = arm_value(name, self.style.arms, side, amount, self.dancer.opened_deg)
+        if track.values:
+            # A minimum-jerk movement's peak speed is 1.875 times its mean.
+            needed_s = 1.875 * swing_angle(np.asarray(track.values[-1]), value) / _ARM_SPEED
+            snap = max(snap, min(needed_s / (self.beat_s * min(beat - track.beats[-1], 1.0)), 0.96))
+        track.add(beat, value, snap)
 
     def _add_foot(self, side: int, foot: Foot, beat: float, phrase: Phrase, *, home: bool = False) -> None:
         sign = 1.0 if side == 0 else -1.0
-        size = min(phrase.amplitude, 1.05)
+        size = _STEP_SIZE * min(phrase.amplitude, 1.05)
         x = sign * self.style.stance_m * self.dancer.stance + foot.x * size
         z = foot.z * size
         sin, cos = np.sin(phrase.facing), np.cos(phrase.facing)
         # The skeleton's feet already point outwards by about 17 degrees.
-        yaw = phrase.facing + np.deg2rad(foot.yaw * size + sign * (self.style.toe_out - 17.0))
+        yaw = phrase.facing + np.deg2rad(foot.yaw + sign * (self.style.toe_out - 17.0))
         placement = Placement(
             beat=beat,
             x=phrase.x + cos * x + sin * z,
             z=phrase.z - sin * x + cos * z,
             yaw=float(yaw),
-            pitch=float(np.deg2rad(foot.pitch * size)),
-            lift=foot.lift * size,
+            pitch=float(np.deg2rad(foot.pitch)),
+            lift=foot.lift * phrase.amplitude,
             glide=foot.glide,
             snap=float(np.clip(0.75 * self.dancer.sharpness, 0.5, 0.9)),
             home=home,
@@ -253,7 +272,7 @@ class _Score:
         weight_T = np.clip(value["w"], -1.0, 1.0)
         middle_T2, half_T2 = support_T22.mean(axis=1), 0.5 * (support_T22[:, 0] - support_T22[:, 1])
         pushed_x_T = value["px"] + 0.7 * np.deg2rad(style.sway) * 0.3 * side_T
-        pushed_z_T = value["pz"] + 0.035
+        pushed_z_T = value["pz"] + _PELVIS_AHEAD_M
         drop_T = style.drop_m + dancer.drop_m + value["drop"] + style.bounce_m * dancer.bounce * amplitude_T * down_T
         ground_T2 = middle_T2 + 0.75 * weight_T[:, None] * half_T2
         pelvis_T3 = np.stack(
@@ -265,7 +284,11 @@ class _Score:
             axis=-1,
         )
         hips_T3 = np.stack(
-            [facing_T + value["hy"], value["hp"] + np.deg2rad(3.0), value["hr"] + np.deg2rad(style.sway) * side_T],
+            [
+                facing_T + value["hy"],
+                value["hp"] + np.deg2rad(2.0) + _LEAN_PER_DROP * drop_T,
+                value["hr"] + np.deg2rad(style.sway) * side_T,
+            ],
             axis=-1,
         )
         chest_pitch_T = value["cp"] + np.deg2rad(style.lean + dancer.lean_deg) + nod_T + drift[0]
@@ -331,7 +354,7 @@ def make_dance(song: Song, dancer_seed: int, *, start_s: float = 0.0, num_frames
     style = DANCE_STYLES[song.spec.genre]
     rng = np.random.default_rng([song.spec.seed, GENRES.index(song.spec.genre), dancer_seed])
     dancer = draw_dancer(rng)
-    score = _Score(style, dancer)
+    score = _Score(style, dancer, float(np.median(np.diff(song.beats_s))))
     for phrase in plan_phrases(song, style, dancer, rng):
         score.add_phrase(phrase)
 
@@ -351,7 +374,7 @@ def make_dance(song: Song, dancer_seed: int, *, start_s: float = 0.0, num_frames
     )
 
 
-def _beats_at(beats_s: FloatArray, time_T: FloatArray) -> FloatArray:
+def _beats_at(beats_s: npt.NDArray[np.floating], time_T: npt.NDArray[np.floating]) -> FloatArray:
     """Fractional beat number (T,) of times (T,), seconds; the grid goes on at its tempo before and after the song."""
     beat_T = np.interp(time_T, beats_s, np.arange(len(beats_s), dtype=np.float64))
     before, after = time_T < beats_s[0], time_T > beats_s[-1]

@@ -6,12 +6,15 @@ No two splits share a song.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
+from macedance.demo.arrangement import Composer
 from macedance.demo.choreography import FPS, make_dance
 from macedance.demo.songs import GENRES, Song, SongSpec, make_song, random_spec
+from macedance.demo.styles import STYLES
 from macedance.errors import ConfigError
 from macedance.motion.files import Motion
 
@@ -98,13 +101,25 @@ def _plan_clip(spec: SongSpec, index: int, rng: np.random.Generator) -> PlannedC
     seconds = int(rng.choice(CLIP_SECONDS))
     latest_s = spec.duration_s - seconds - 0.5
     start_s = float(rng.uniform(0.0, latest_s))
+    if rng.random() < 0.5:
+        # With the pick-up: half a beat before the "one" of the nearest 8-count.
+        first_s, beat_s = _beat_grid(spec)
+        phrase = round((start_s - first_s) / (8 * beat_s))
+        start_s = min(max(first_s + (8 * phrase - 0.5) * beat_s, 0.0), latest_s)
     frames = round(seconds * FPS)
     return PlannedClip(
         key=f"{spec.name}-d{index}",
-        start_s=round(start_s * FPS) / FPS,
+        start_s=math.floor(start_s * FPS) / FPS,
         frames=frames,
         dancer_seed=int(rng.integers(2**31)),
     )
+
+
+def _beat_grid(spec: SongSpec) -> tuple[float, float]:
+    """The first beat and the length of a beat, seconds, known before a song is made."""
+    seed = (spec.seed, GENRES.index(spec.genre))
+    score = Composer(STYLES[spec.genre], spec.tempo_bpm, spec.duration_s, seed).score
+    return score.lead_in_s, score.period_s
 
 
 def make_clips(planned: PlannedSong) -> tuple[Song, list[tuple[PlannedClip, Motion]]]:

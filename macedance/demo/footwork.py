@@ -20,6 +20,10 @@ _TOE_OFFSETS_23: FloatArray = np.asarray(OFFSETS_M, dtype=np.float64)[[10, 11]]
 #: Placements nearer than this to the last one are danced without moving the foot.
 _SAME_PLACE_M = 0.03
 _SAME_YAW_RAD = np.deg2rad(9.0)
+#: A foot that only turns, and no more than this, pivots on the floor.
+_PIVOT_RAD = np.deg2rad(40.0)
+#: The body takes the whole beat to get over its feet, however sharp the step.
+_SUPPORT_SNAP = 0.95
 #: A step of this length is lifted by the style's height; shorter ones less, longer ones more.
 _LIFT_STEP_M = 0.2
 
@@ -38,6 +42,7 @@ class Placement:
         glide: Reached along the floor.
         snap: Share of a beat that the step takes.
         home: Put in by the choreography to bring the foot under the hip, not asked for by a move.
+        early: Counts by which ``beat`` was brought forward to let the other foot step after it.
     """
 
     beat: float
@@ -49,11 +54,24 @@ class Placement:
     glide: bool = False
     snap: float = 0.7
     home: bool = False
+    early: float = 0.0
+
+    @property
+    def asked_beat(self) -> float:
+        """The count that the choreography asked for."""
+        return self.beat + self.early
 
     def moved_from(self, other: Placement) -> bool:
         """Whether the foot must leave its place to get here."""
-        far = np.hypot(self.x - other.x, self.z - other.z) > _SAME_PLACE_M
-        return bool(far or abs(self.yaw - other.yaw) > _SAME_YAW_RAD)
+        return self.distance(other) > _SAME_PLACE_M or abs(self.yaw - other.yaw) > _SAME_YAW_RAD
+
+    def pivots_from(self, other: Placement) -> bool:
+        """Whether the foot gets here by turning where it stands."""
+        return self.distance(other) <= _SAME_PLACE_M and abs(self.yaw - other.yaw) <= _PIVOT_RAD
+
+    def distance(self, other: Placement) -> float:
+        """Metres along the floor."""
+        return float(np.hypot(self.x - other.x, self.z - other.z))
 
 
 def settle(placements: list[Placement]) -> list[Placement]:
@@ -87,7 +105,7 @@ def take_turns(left: list[Placement], right: list[Placement], lands_left_T: dict
             continue
         left_last = lands_left_T.get(round(left[i].beat, 3), True)
         first, index = (right, j) if left_last else (left, i)
-        first[index] = replace(first[index], beat=first[index].beat - 0.5)
+        first[index] = replace(first[index], beat=first[index].beat - 0.5, early=0.5)
 
 
 def toe_positions(
@@ -98,20 +116,19 @@ def toe_positions(
     lifts: list[float] = []
     planted = np.array([placements[0].x, placements[0].z])
     for i, p in enumerate(placements):
-        snap = p.snap
-        track.add(p.beat, np.array([p.x, p.z, p.yaw, p.pitch, p.lift]), snap)
+        track.add(p.beat, np.array([p.x, p.z, p.yaw, p.pitch, p.lift]), p.snap)
         if p.lift <= 0.005:
             planted = np.array([p.x, p.z])
-        support.add(p.beat, planted, snap)
+        support.add(p.asked_beat, planted, _SUPPORT_SNAP)
         before = placements[i - 1] if i else p
-        length = float(np.hypot(p.x - before.x, p.z - before.z))
-        steps = i > 0 and p.moved_from(before) and not p.glide and max(p.lift, before.lift) < 0.02
-        lifts.append(lift_m * float(np.clip(length / _LIFT_STEP_M, 0.55, 1.5)) if steps else 0.0)
+        steps = i > 0 and p.moved_from(before) and not p.pivots_from(before) and not p.glide
+        arc_m = lift_m * float(np.clip(p.distance(before) / _LIFT_STEP_M, 0.55, 1.5))
+        lifts.append(arc_m if steps and max(p.lift, before.lift) < 0.02 else 0.0)
     values = track.evaluate(beat_T)
     index_T, s_T = track.progress(beat_T)
     arc_T = np.asarray(lifts)[index_T] * bump(s_T)
     # The heel leaves the floor first: the foot hangs a little, toes down, through the step.
-    pitch_T = values[:, 3] + 2.6 * arc_T
+    pitch_T = values[:, 3] + 1.8 * arc_T
     yaw_T = values[:, 2]
     offset_3 = _TOE_OFFSETS_23[side]
     sin, cos = np.sin(yaw_T), np.cos(yaw_T)

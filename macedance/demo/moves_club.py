@@ -5,7 +5,7 @@ from __future__ import annotations
 from macedance.demo.moves import Foot, Move, Style, alternating, at, repeated
 
 HOUSE = Style(
-    arms="relaxed", drop_m=0.075, bounce_m=0.04, rock=6.0, lean=8.0, stance_m=0.11, snap=0.95, lift_m=0.06,
+    arms="relaxed", drop_m=0.035, bounce_m=0.045, rock=6.0, lean=8.0, stance_m=0.11, snap=0.66, lift_m=0.036,
     groove=Move("jack in place", alternating(
         at(0, w=0.3, cp=8, pz=-0.02, la="relaxed", ra="ready"),
         at(1, w=-0.1, cp=-4, pz=0.02, la="ready", ra="relaxed"),
@@ -23,11 +23,11 @@ HOUSE = Style(
             at(1, lf=Foot(0.06, -0.12, pitch=20), w=-0.7, cr=-4, cy=-10, la="low_out", ra="relaxed", drop=0.03),
             at(1.5, lf=Foot(0.0, 0.0), w=0.0, drop=0.0),
         ), 0.85),
-        Move("pas de bourree", alternating(
-            at(0, rf=Foot(0.14, -0.18, yaw=-10), w=-0.6, hy=-14, cy=16, la="side_bent", ra="swing_back"),
-            at(0.5, lf=Foot(0.18, 0.0), w=0.6, hy=0),
-            at(1, rf=Foot(0.02, 0.12), w=-0.6, hy=12, cy=-14, la="swing_back", ra="side_bent"),
-            at(1.5, lf=Foot(0.0, 0.0), w=0.3, hy=0),
+        Move("pas de bourree", (
+            at(0, rf=Foot(0.14, -0.18, yaw=-10), w=-0.5, hy=-16, cy=18, la="side_bent", ra="swing_back"),
+            at(1, lf=Foot(0.16, 0.0), w=0.6, hy=0, cy=-6, la="relaxed", ra="relaxed"),
+            at(2, rf=Foot(0.0, 0.14), w=-0.5, hy=14, cy=-18, cp=6, la="swing_back", ra="side_bent"),
+            at(3, lf=Foot(0.0, 0.0), w=0.4, hy=0, cy=6, cp=0, la="relaxed", ra="relaxed"),
         ), 0.75),
         Move("shuffle", alternating(
             at(0, rf=Foot(-0.02, 0.18), w=-0.6, cp=10, cy=12, la="run_front", ra="run_back"),
@@ -44,7 +44,7 @@ HOUSE = Style(
         ), 0.9),
         Move("side walk", (
             at(0, rf=Foot(-0.24), w=-0.6, cr=-6, cy=-10, la="relaxed", ra="side_bent"),
-            at(1, lf=Foot(-0.24, -0.10, yaw=-10), w=0.6, cr=4, cy=8, la="side_bent", ra="relaxed"),
+            at(1, lf=Foot(-0.22, -0.15, yaw=-10), w=0.6, cr=4, cy=8, la="side_bent", ra="relaxed"),
             at(2, rf=Foot(-0.02), w=-0.4, cr=6, cy=10, la="relaxed", ra="side_bent", drop=0.03),
             at(3, lf=Foot(0.0), w=0.4, cr=-4, cy=-8, la="side_bent", ra="relaxed", drop=0.0),
         ), 0.3),
@@ -62,8 +62,8 @@ HOUSE = Style(
 )  # fmt: skip
 
 WAACKING = Style(
-    arms="side_bent", drop_m=0.035, bounce_m=0.015, rock=1.5, sway=5.0, lean=0.0, stance_m=0.10, toe_out=14.0,
-    snap=0.72, lift_m=0.05,
+    arms="side_bent", drop_m=0.012, bounce_m=0.015, rock=1.5, sway=5.0, lean=0.0, stance_m=0.10, toe_out=14.0,
+    snap=0.54, lift_m=0.03,
     groove=Move("hip pose", alternating(
         at(0, w=0.8, la="hip", ra="low_out", hr=-6, cr=6, ny=10),
         at(1, w=0.6, la="hip", ra="side_bent", hr=4, cr=-2, ny=-4),
@@ -90,8 +90,8 @@ WAACKING = Style(
             at(1, la="up", ra="side", cy=12, w=0.4, cr=6, lf=Foot(0.06, 0.06)),
         ), 0.7),
         Move("walk and point", alternating(
-            at(0, rf=Foot(0.06, 0.16, yaw=6), w=-0.7, hr=8, cr=-6, la="hip", ra="point_front", cy=14),
-            at(1, lf=Foot(0.04, -0.04, pitch=22), w=-0.6, hr=-4, cr=6, la="hip", ra="point_up", cy=-8, np=-10),
+            at(0, rf=Foot(0.0, 0.16, yaw=6), w=-0.7, hr=8, cr=-6, la="hip", ra="point_front", cy=14),
+            at(1, lf=Foot(0.02, -0.02, pitch=22), w=-0.6, hr=-4, cr=6, la="hip", ra="point_up", cy=-8, np=-10),
         ), 0.4),
         Move("pose and freeze", (
             at(0, la="behind_head", ra="hip", w=-0.8, hr=10, cr=-12, ny=22, lf=Foot(0.10, 0.06, pitch=24)),
@@ -117,8 +117,8 @@ WAACKING = Style(
 )  # fmt: skip
 
 LATIN = Style(
-    arms="salsa", drop_m=0.045, bounce_m=0.012, rock=1.5, sway=8.0, lean=1.0, stance_m=0.085, toe_out=14.0,
-    snap=0.92, lift_m=0.04,
+    arms="salsa", drop_m=0.02, bounce_m=0.012, rock=1.5, sway=8.0, lean=1.0, stance_m=0.085, toe_out=14.0,
+    snap=0.64, lift_m=0.03,
     groove=Move("hip sway", alternating(
         at(0, w=0.7, hr=-6, la="salsa_in", ra="salsa"),
         at(1, w=-0.5, hr=6, la="salsa", ra="salsa_in"),
@@ -137,7 +137,7 @@ LATIN = Style(
             at(3, w=-0.2, cr=0, hr=-4, arms="salsa", lf=Foot(0.0, 0.02, pitch=18)),
         ), 0.4),
         Move("suzy q", (
-            at(0, rf=Foot(0.18, 0.10, yaw=24), w=-0.7, hy=22, cy=-18, la="low_out", ra="cross"),
+            at(0, rf=Foot(0.16, 0.17, yaw=24), w=-0.7, hy=22, cy=-18, la="low_out", ra="cross"),
             at(1, lf=Foot(0.10, -0.02), w=0.7, hy=-6, cy=6, la="salsa", ra="salsa"),
             at(2, rf=Foot(-0.04, 0.0), w=-0.6, hy=-12, cy=12, la="cross", ra="low_out"),
             at(3, lf=Foot(), w=0.4, hy=0, cy=0, arms="salsa"),
@@ -159,7 +159,7 @@ LATIN = Style(
             at(3, lf=Foot(), w=0.6, cy=8, cp=4, la="salsa", ra="salsa_in"),
         ), 0.9),
         Move("crossover", alternating(
-            at(0, lf=Foot(-0.18, 0.12, yaw=-20), w=0.7, hy=-20, cy=10, la="point_side", ra="salsa_in", hr=-8),
+            at(0, lf=Foot(-0.15, 0.18, yaw=-20), w=0.7, hy=-20, cy=10, la="point_side", ra="salsa_in", hr=-8),
             at(1, lf=Foot(), w=-0.5, hy=4, cy=0, la="salsa", ra="salsa", hr=8),
         ), 0.7),
         Move("arms up sway", (
@@ -170,7 +170,7 @@ LATIN = Style(
         ), 0.85),
         Move("grapevine", (
             at(0, rf=Foot(-0.20), w=-0.6, hr=6, cy=-8, la="salsa_in", ra="side_bent"),
-            at(1, lf=Foot(-0.24, -0.14, yaw=-12), w=0.5, hr=-6, cy=14, la="salsa", ra="salsa_in"),
+            at(1, lf=Foot(-0.22, -0.18, yaw=-12), w=0.5, hr=-6, cy=14, la="salsa", ra="salsa_in"),
             at(2, rf=Foot(-0.04), w=-0.5, hr=6, cy=-8, la="salsa_in", ra="side_bent"),
             at(3, lf=Foot(), w=0.5, hr=-4, cy=0, arms="salsa"),
         ), 0.45),

@@ -5,15 +5,15 @@ from __future__ import annotations
 from macedance.demo.moves import Foot, Move, Style, alternating, at
 
 HIPHOP = Style(
-    arms="relaxed", drop_m=0.075, bounce_m=0.05, rock=8.0, lean=6.0, stance_m=0.13, snap=0.78, lift_m=0.055,
+    arms="relaxed", drop_m=0.03, bounce_m=0.055, rock=8.0, lean=6.0, stance_m=0.13, snap=0.5, lift_m=0.034,
     groove=Move("bounce", alternating(
         at(0, w=0.5, cr=7, cy=6, la="relaxed", ra="ready"),
         at(1, w=0.0, cr=0, cy=0, la="ready", ra="relaxed"),
     ), 0.1),
     moves=(
         Move("two-step", alternating(
-            at(0, rf=Foot(-0.24), w=-0.85, cy=-14, cr=-6, la="swing_front", ra="swing_back", ny=-10),
-            at(1, lf=Foot(-0.20, 0.02, pitch=22), w=-0.8, cy=10, cr=4, la="swing_back", ra="swing_front", ny=8),
+            at(0, rf=Foot(-0.21), w=-0.6, cy=-14, cr=-6, la="swing_front", ra="swing_back", ny=-10),
+            at(1, lf=Foot(-0.17, 0.02, pitch=22), w=-0.6, cy=10, cr=4, la="swing_back", ra="swing_front", ny=8),
         ), 0.3),
         Move("rock steady", (
             at(0, lf=Foot(0.10), w=0.7, cr=16, hr=-7, cy=12, la="swing_back", ra="run_front", nr=6),
@@ -62,8 +62,8 @@ HIPHOP = Style(
 )  # fmt: skip
 
 KRUMP = Style(
-    arms="guard", drop_m=0.13, bounce_m=0.045, rock=7.0, lean=14.0, stance_m=0.19, toe_out=20.0, snap=0.62,
-    lift_m=0.085,
+    arms="guard", drop_m=0.07, bounce_m=0.05, rock=7.0, lean=14.0, stance_m=0.19, toe_out=20.0, snap=0.5,
+    lift_m=0.045,
     groove=Move("get-off", alternating(
         at(0, w=0.5, cy=12, cr=8, la="guard", ra="smash", pop=8),
         at(1, w=-0.2, cy=-6, cr=-4, la="guard", ra="guard", pop=-6),
@@ -72,19 +72,19 @@ KRUMP = Style(
         Move("stomp", alternating(
             at(0, rf=Foot(-0.05, 0.06, pitch=10, lift=0.26), w=0.95, cp=-10, la="fist_up", ra="flex"),
             at(1, rf=Foot(-0.08, 0.10), w=-0.5, cp=16, drop=0.08, arms="smash", np=10),
-        ), 0.8, snap=0.6),
+        ), 0.8, snap=0.5),
         Move("chest pop", (
             at(0, pop=18, cp=-12, w=0.3, arms="side_bent", np=-14),
             at(1, pop=-16, cp=16, w=0.3, arms="cross", np=14, drop=0.06),
             at(2, pop=18, cp=-12, w=-0.3, arms="wide_low", np=-14, drop=0.0),
             at(3, pop=-16, cp=18, w=-0.3, arms="cross", np=14, drop=0.06),
-        ), 0.5, snap=0.55),
+        ), 0.5, snap=0.48),
         Move("jab", (
             at(0, w=0.6, cy=28, cp=4, la="guard", ra="jab", lf=Foot(0.04, 0.12), ny=-16),
             at(1, w=-0.4, cy=-26, cp=4, la="jab", ra="guard", ny=14),
             at(2, w=0.6, cy=30, cp=10, la="guard", ra="jab", ny=-16, drop=0.06),
             at(3, w=0.0, cy=0, cp=-8, arms="flex", ny=0, drop=0.0),
-        ), 0.6, snap=0.55),
+        ), 0.6, snap=0.48),
         Move("arm swing", alternating(
             at(0, w=-0.7, cy=-22, cr=-10, la="swing_back", ra="up_wide", rf=Foot(-0.14)),
             at(1, w=0.5, cy=24, cr=10, cp=12, la="guard", ra="cross_low", drop=0.08, np=8),
@@ -117,7 +117,7 @@ KRUMP = Style(
 )  # fmt: skip
 
 BREAKING = Style(
-    arms="ready", drop_m=0.085, bounce_m=0.03, rock=4.0, lean=10.0, stance_m=0.12, snap=0.82, lift_m=0.075,
+    arms="ready", drop_m=0.04, bounce_m=0.035, rock=4.0, lean=10.0, stance_m=0.12, snap=0.56, lift_m=0.042,
     groove=Move("b-boy stance", alternating(
         at(0, w=0.5, arms="cross", cr=8, cy=8, nr=4),
         at(1, w=-0.3, arms="cross", cr=-4, cy=-4, nr=-2),

@@ -82,7 +82,7 @@ def movement_windows(beats_K: FloatArray, snaps_K: FloatArray) -> tuple[FloatArr
     gap_K = np.minimum(np.diff(beats_K, prepend=beats_K[0] - 1.0), 1.0)
     length_K = snaps_K * gap_K
     # A very sharp move would come in too early if the rest were centred on the beat.
-    lead_K = np.minimum(0.5 * (gap_K - length_K), 0.16)
+    lead_K = np.minimum(0.5 * (gap_K - length_K), 0.22)
     end_K = beats_K - lead_K
     begin_K = end_K - length_K
     return begin_K, end_K
@@ -121,6 +121,12 @@ def arm_value(name: str, neutral: str, side: int, amount: float, opened_deg: flo
         quaternion = slerp(rest[None], quaternion[None], np.array([amount]))[0]
         elbow, wrist = rest_elbow + amount * (elbow - rest_elbow), rest_wrist + amount * (wrist - rest_wrist)
     return np.concatenate([quaternion, [elbow, wrist]])
+
+
+def swing_angle(before: FloatArray, after: FloatArray) -> float:
+    """Angle in radians that the upper arm or the elbow, whichever is more, turns between two :func:`arm_value` keys."""
+    turned = 2.0 * float(np.arccos(min(abs(float(before[:4] @ after[:4])), 1.0)))
+    return max(turned, abs(float(after[4] - before[4])))
 
 
 def evaluate_arm(track: Track, beat_T: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
