@@ -5,6 +5,8 @@ Shapes: B batch, T frames, C channels. Motions are normalised: x0 is clipped to 
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Protocol
@@ -164,7 +166,9 @@ class DpmSolverSampler:
             ConfigError: More steps than the schedule has.
             NumericsError: The network gave NaN or infinite values.
         """
-        from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+        # Its first import may print to stdout (huggingface_hub does), which belongs to the caller's --json.
+        with contextlib.redirect_stdout(sys.stderr):
+            from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
         solver = DPMSolverMultistepScheduler(
             num_train_timesteps=schedule.num_steps,
