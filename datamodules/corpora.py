@@ -19,20 +19,19 @@ import numpy as np
 import torch
 
 import macedance
-from datamodules.streams.index import cache_root
 from datamodules.streams.manifest import MANIFEST_NAME, SCHEMA, Manifest
 from datamodules.streams.order import keyed_bits
 from datamodules.streams.samples import MUSIC_DIM, ClipMeta, safe_key
 from datamodules.streams.writer import CorpusWriter, check_target
 from macedance.errors import ConfigError, DataError
 from macedance.motion.files import Motion
+from macedance.music.cache import cache_root
 
 if TYPE_CHECKING:
     from macedance.demo.corpus import PlannedSong
 
 Progress = Callable[[int, int], None]
 FPS = 30.0
-MIN_DEMO_CLIPS = 16
 MAX_CLIP_S = 10.0
 VAL_SHARE = TEST_SHARE = 0.1
 _MAX_LISTED = 20
@@ -63,19 +62,16 @@ def build_demo_corpus(
         progress: Called with (clips written, clips in all).
 
     Raises:
-        ConfigError: Fewer than 16 clips.
+        ConfigError: Fewer than 16 clips, a negative seed.
         DataError: The folder is not empty or cannot be written.
     """
-    if num_clips < MIN_DEMO_CLIPS:
-        raise ConfigError(f"{num_clips} clips", where="--clips", expected=f"at least {MIN_DEMO_CLIPS}")
-    if seed < 0 or workers < 0:
-        raise ConfigError(f"seed {seed} and workers {workers}", expected="0 or more")
     from macedance.demo.corpus import plan_corpus
     from macedance.music.audio import write_audio
 
+    plan = plan_corpus(num_clips, seed)
     with CorpusWriter(out_dir, fps=FPS, seed=seed) as writer:
         done = 0
-        for song in _in_order(_render_song, plan_corpus(num_clips, seed), workers):
+        for song in _in_order(_render_song, plan, workers):
             name = safe_key(song.planned.spec.name)
             write_audio(writer.music_path(name), song.samples, song.sample_rate)
             for key, motion, music_TC, meta in song.clips:
@@ -255,14 +251,13 @@ def build_bvh_corpus(
 
 def _load_all(files: Sequence[Path], folder: Path, fps: float, progress: Progress | None) -> list[Motion]:
     """Every file as a motion on the floor at `fps`; one error names all that cannot be used."""
-    from macedance.motion.retarget import retarget_to_smpl
 
-    from macedance.motion.bvh import read_bvh
+    from macedance.motion.retarget import load_bvh_motion
 
     motions, faults = [], []
     for done, path in enumerate(files, start=1):
         try:
-            motion = retarget_to_smpl(read_bvh(path)).resampled(fps)
+            motion = load_bvh_motion(path, fps)
             if motion.num_frames < 2:
                 raise DataError(f"{motion.num_frames} frame", expected="at least 2")
             motions.append(motion)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,22 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
-from torch.utils.data import DataLoader
 
 from datamodules.corpora import cached_demo_corpus
-from datamodules.streams.dataset import (
-    MotionBatch,
-    MotionSamples,
-    Row,
-    TrainingWindows,
-    ValidationWindows,
-    collate,
-    genre_label,
-)
+from datamodules.streams.dataset import MotionSamples
 from datamodules.streams.manifest import MANIFEST_NAME, Manifest, ShardSet, open_shards
 from datamodules.streams.order import ElasticBatchSampler, GlobalOrder, micro_batch_size
+from datamodules.streams.windows import MotionBatch, MotionLoader, TrainingWindows, ValidationWindows, genre_label
 from macedance.errors import ConfigError
 from macedance.motion.files import Motion
 from macedance.motion.normalizer import MinMaxNormalizer
@@ -60,12 +50,6 @@ class Clip:
     beats_s: np.ndarray
     start_s: float
     motion: Motion
-
-
-def ignore_signals(worker: int) -> None:
-    """Start of a loader worker: a scheduler signals every process, and only the trainer may answer."""
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
 
 
 class MotionDataModule(pl.LightningDataModule):
@@ -213,21 +197,32 @@ class MotionDataModule(pl.LightningDataModule):
         return self._sampler().consumed_after(batch["position"].tolist())
 
     # ---------------------------------------------------------------- loaders
-    def train_dataloader(self) -> DataLoader[Row]:
+    def train_dataloader(self) -> MotionLoader:
         """Endless batches of this rank, from `start_position` on."""
         windows = TrainingWindows(self.train_samples, self.order, self.window_frames, self.genres)
-        return DataLoader(windows, batch_sampler=self._sampler(), **self._loader_options())
+        return self._loader(windows, batch_sampler=self._sampler())
 
-    def val_dataloader(self) -> DataLoader[Row] | list[DataLoader[Row]]:
+    def val_dataloader(self) -> MotionLoader | list[MotionLoader]:
         """Each validation clip's first window once; an empty list where there is no validation split."""
         samples = self._split("val")
         if samples is None:
             return []
         rank, world_size = self._rank()
-        windows = ValidationWindows(
-            samples, self._val_numbers(samples), self.window_frames, self.genres, rank, world_size
-        )
-        return DataLoader(windows, batch_size=self.val_batch_size, shuffle=False, **self._loader_options())
+        numbers = self._val_numbers(samples)
+        windows = ValidationWindows(samples, numbers, self.window_frames, self.genres, rank, world_size)
+        return self._loader(windows, batch_size=self.val_batch_size)
+
+    def _loader(self, windows: TrainingWindows | ValidationWindows, **options: Any) -> MotionLoader:
+        trainer = self.trainer
+        connector = getattr(trainer, "_accelerator_connector", None)
+        if trainer is not None and trainer.world_size > 1 and getattr(connector, "use_distributed_sampler", False):
+            raise ConfigError(
+                "Lightning would put a sampler of its own over the global order",
+                where="trainer.use_distributed_sampler",
+                expected="false",
+            )
+        on_gpu = trainer is not None and trainer.strategy.root_device.type == "cuda"
+        return MotionLoader(windows, num_workers=self.num_workers, pin_memory=on_gpu, seed=self.seed, **options)
 
     def clips(self, split: str) -> list[Clip]:
         """Whole clips of `train`, `val` or `test`, in the corpus's order.
@@ -302,19 +297,6 @@ class MotionDataModule(pl.LightningDataModule):
         """Samples of one forward pass of one rank."""
         accumulate = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
         return micro_batch_size(self.global_batch_size, self._rank()[1], accumulate)
-
-    def _loader_options(self) -> dict[str, Any]:
-        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        # A generator of its own: making an iterator must not draw from the generator that dropout uses.
-        generator = torch.Generator().manual_seed(self.seed)
-        return {
-            "collate_fn": collate,
-            "num_workers": self.num_workers,
-            "pin_memory": on_gpu,
-            "persistent_workers": self.num_workers > 0,
-            "worker_init_fn": ignore_signals if self.num_workers else None,
-            "generator": generator,
-        }
 
 
 def open_val_shards(path: str) -> ShardSet:

@@ -1,7 +1,4 @@
-"""Samples of a shard set by number, and the training windows that a global position stands for.
-
-Shapes: B batch, T frames, J = 24 joints, C channels.
-"""
+"""Samples of a shard set by number: read by (shard, offset, size), decoded, checked, the recent ones kept."""
 
 from __future__ import annotations
 
@@ -9,19 +6,15 @@ import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
-import torch
-from torch.utils.data import Dataset
 
 from datamodules.streams.index import ShardIndex, build_index
 from datamodules.streams.manifest import ShardSet
-from datamodules.streams.order import GlobalOrder, crop_start
 from datamodules.streams.samples import MotionSample, decode_sample, split_members
 from macedance.errors import DataError
 
-UNKNOWN_GENRE = "unknown"
 _OPEN_SHARDS = 16
 
 
@@ -114,134 +107,3 @@ class MotionSamples:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_held": OrderedDict(), "_held_bytes": 0}
-
-
-class Row(TypedDict):
-    """One row of a batch: a window of one clip, padded to the window's length."""
-
-    poses: np.ndarray
-    trans: np.ndarray
-    music: np.ndarray
-    genre: int
-    mask: np.ndarray
-    position: int
-    key: str
-
-
-class MotionBatch(TypedDict):
-    """What a training or validation step gets.
-
-    poses (B,T,24,3) float32 axis-angle; trans (B,T,3) float32 metres; music (B,T,35) float32; genre (B,) int64;
-    mask (B,T) bool, False where a clip shorter than the window is padded; position (B,) int64 global sample
-    numbers; keys.
-    """
-
-    poses: torch.Tensor
-    trans: torch.Tensor
-    music: torch.Tensor
-    genre: torch.Tensor
-    mask: torch.Tensor
-    position: torch.Tensor
-    keys: list[str]
-
-
-def genre_label(genre: str | None, genres: Sequence[str], where: str) -> int:
-    """Label of a genre in the manifest's list; 0 where no clip has one.
-
-    Raises:
-        DataError: A genre that the list lacks.
-    """
-    if not genres:
-        return 0
-    name = genre or UNKNOWN_GENRE
-    if name not in genres:
-        raise DataError(f"unknown genre {name!r}", where=where, expected=f"one of {', '.join(genres)}")
-    return list(genres).index(name)
-
-
-def cut_window(sample: MotionSample, start: int, length: int, genre: int, position: int) -> Row:
-    """Frames [start, start + length) of a sample; past its end the last pose is held, music is zero, mask False."""
-    stop = min(start + length, sample.motion.num_frames)
-    missing = length - (stop - start)
-    poses, trans = sample.motion.poses[start:stop], sample.motion.trans[start:stop]
-    music, mask = sample.music_TC[start:stop], np.ones(length, dtype=bool)
-    if missing:
-        poses = np.concatenate([poses, np.repeat(poses[-1:], missing, axis=0)])
-        trans = np.concatenate([trans, np.repeat(trans[-1:], missing, axis=0)])
-        music = np.concatenate([music, np.zeros((missing, music.shape[1]), np.float32)])
-        mask[length - missing :] = False
-    return Row(poses=poses, trans=trans, music=music, genre=genre, mask=mask, position=position, key=sample.key)
-
-
-def collate(rows: Sequence[Row]) -> MotionBatch:
-    """Batch of rows, in their order."""
-    return MotionBatch(
-        poses=torch.from_numpy(np.stack([row["poses"] for row in rows])),
-        trans=torch.from_numpy(np.stack([row["trans"] for row in rows])),
-        music=torch.from_numpy(np.stack([row["music"] for row in rows])),
-        genre=torch.tensor([row["genre"] for row in rows], dtype=torch.int64),
-        mask=torch.from_numpy(np.stack([row["mask"] for row in rows])),
-        position=torch.tensor([row["position"] for row in rows], dtype=torch.int64),
-        keys=[row["key"] for row in rows],
-    )
-
-
-class TrainingWindows(Dataset[Row]):
-    """Global position -> training window; the same row whoever asks, so ranks and workers do not matter.
-
-    Args:
-        samples: The training split.
-        order: Which sample stands at which position.
-        window_frames: Length of a window.
-        genres: Names in label order.
-    """
-
-    def __init__(self, samples: MotionSamples, order: GlobalOrder, window_frames: int, genres: Sequence[str]) -> None:
-        self.samples, self.order = samples, order
-        self.window_frames, self.genres = window_frames, tuple(genres)
-
-    def __getitem__(self, position: int) -> Row:
-        number = self.order.sample_at(position)
-        sample = self.samples[number]
-        start = crop_start(self.order.seed, position, sample.motion.num_frames - self.window_frames + 1)
-        genre = genre_label(sample.motion.genre, self.genres, self.samples.index.where(number))
-        return cut_window(sample, start, self.window_frames, genre, position)
-
-
-class ValidationWindows(Dataset[Row]):
-    """The first window of each chosen clip, in order; every rank has equally many rows.
-
-    Args:
-        samples: The validation split.
-        numbers: Which samples.
-        window_frames: Length of a window.
-        genres: Names in label order.
-        rank: This rank, in [0, world_size).
-        world_size: Number of ranks. Rank r has every world_size-th row from r; where the last ones are missing,
-            the first clip stands with mask False and position -1, so that no rank waits for another.
-    """
-
-    def __init__(
-        self,
-        samples: MotionSamples,
-        numbers: Sequence[int],
-        window_frames: int,
-        genres: Sequence[str],
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.samples, self.window_frames, self.genres = samples, window_frames, tuple(genres)
-        padded = [*enumerate(numbers), *[(-1, numbers[0])] * (-len(numbers) % world_size)]
-        self.rows = padded[rank::world_size]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, row: int) -> Row:
-        position, number = self.rows[row]
-        sample = self.samples[number]
-        genre = genre_label(sample.motion.genre, self.genres, self.samples.index.where(number))
-        window = cut_window(sample, 0, self.window_frames, genre, position)
-        if position < 0:
-            window["mask"] = np.zeros_like(window["mask"])
-        return window

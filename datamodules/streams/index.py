@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from macedance.errors import DataError
+from macedance.music.cache import cache_root
 
 INDEX_NAME = ".index.npz"
 _VERSION = 1
@@ -79,14 +80,6 @@ class _ShardRows:
     key_bytes: np.ndarray
 
 
-def cache_root() -> Path:
-    """Folder of everything that can be made again: `$MACEDANCE_CACHE`, else `macedance` in the user's cache folder."""
-    chosen = os.environ.get("MACEDANCE_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "macedance"
-
-
 def scan_shard(path: Path) -> _ShardRows:
     """Read the tar headers of one shard; the members' data is not read.
 
@@ -123,6 +116,7 @@ def scan_shard(path: Path) -> _ShardRows:
                 keys.append(key)
                 offsets.append(member.offset)
                 ends.append(end)
+        _check_end(path, ends[-1] if ends else 0)
     except (tarfile.TarError, EOFError) as error:
         raise DataError(f"truncated or damaged tar ({error})", where=path, fix="copy the shard again") from error
     except OSError as error:
@@ -136,6 +130,17 @@ def scan_shard(path: Path) -> _ShardRows:
         key_lengths=np.array([len(key) for key in keys], dtype=np.int64),
         key_bytes=np.frombuffer(b"".join(keys), dtype=np.uint8),
     )
+
+
+def _check_end(path: Path, end: int) -> None:
+    """Refuse a tar that does not close with a block of zeros after its last member.
+
+    tarfile takes a damaged or cut header for the end and would silently lose the samples behind it.
+    """
+    with path.open("rb") as stream:
+        stream.seek(-(-end // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE)
+        if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise DataError("truncated or damaged tar (no end mark)", where=path, fix="copy the shard again")
 
 
 def build_index(files: Sequence[Path], *, cache_dir: Path | None = None) -> ShardIndex:

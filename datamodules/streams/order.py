@@ -6,6 +6,7 @@ training. Nothing here knows of workers, ranks' generators or files, so a run ca
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -19,9 +20,11 @@ _SHARDS, _WINDOW, _ROTATION, _CROP = 1, 2, 3, 4  # one stream of random numbers 
 def keyed_bits(count: int, *key: int) -> np.ndarray:
     """(count,) uint64 random words that depend on `key` alone.
 
-    Raw Philox words, because numpy keeps those the same from version to version, unlike its permutations.
+    Raw Philox words, because numpy keeps those the same from version to version, unlike its permutations. The key is
+    hashed as text: numpy's seed sequences take (1,), (1, 0) and the words of a large number for the same.
     """
-    return np.random.Philox(np.random.SeedSequence([int(part) for part in key])).random_raw(count)
+    digest = hashlib.blake2b(",".join(str(int(part)) for part in key).encode(), digest_size=16).digest()
+    return np.random.Philox(key=int.from_bytes(digest, "little")).random_raw(count)
 
 
 def crop_start(seed: int, position: int, num_starts: int) -> int:

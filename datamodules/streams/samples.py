@@ -15,6 +15,7 @@ from macedance.errors import DataError
 from macedance.motion.files import Motion
 
 MUSIC_DIM = 35
+UNKNOWN_GENRE = "unknown"  # of clips without one in a corpus where others have one
 MAX_KEY_LENGTH = 80  # key and suffix stay within the 100 bytes of a plain tar header
 _KEY = re.compile(r"[A-Za-z0-9_-]+")
 _BLOCK = 512
@@ -151,7 +152,9 @@ def _split_extended(block: bytes, where: str) -> dict[str, bytes]:
     """The same for tars with extended headers, which other programs write."""
     members: dict[str, bytes] = {}
     try:
-        with tarfile.open(fileobj=io.BytesIO(block), mode="r:") as archive:
+        # The stretch ends with the data of its last member: tarfile wants the rest of the block too.
+        padded = block + bytes(-len(block) % _BLOCK)
+        with tarfile.open(fileobj=io.BytesIO(padded), mode="r:") as archive:
             for member in archive:
                 stream = archive.extractfile(member) if member.isreg() else None
                 if stream is None:

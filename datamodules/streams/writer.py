@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -18,9 +19,16 @@ import torch
 import webdataset as wds
 
 import macedance
-from datamodules.streams.dataset import UNKNOWN_GENRE
 from datamodules.streams.manifest import SPLITS, Manifest, ShardEntry, SplitInfo
-from datamodules.streams.samples import MUSIC_DIM, ClipMeta, MotionSample, check_key, check_music, encode_members
+from datamodules.streams.samples import (
+    MUSIC_DIM,
+    UNKNOWN_GENRE,
+    ClipMeta,
+    MotionSample,
+    check_key,
+    check_music,
+    encode_members,
+)
 from macedance.errors import DataError
 from macedance.motion.files import Motion
 from macedance.motion.normalizer import MinMaxNormalizer
@@ -86,8 +94,11 @@ class _SplitWriter:
         self._tar, self._file, self._in_shard = None, None, 0
 
     def abandon(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        if self._tar is not None and self._file is not None:
+            with suppress(OSError):
+                self._tar.close()
+            with suppress(OSError):
+                self._file.close()
 
     def _temporary(self) -> Path:
         return self.folder / f".{len(self.shards):06d}.tar.part"

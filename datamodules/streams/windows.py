@@ -1,0 +1,232 @@
+"""Training and validation windows, their batches, and the loader that hands them out.
+
+Shapes: B batch, T frames, J = 24 joints, C channels.
+"""
+
+from __future__ import annotations
+
+import atexit
+import signal
+import weakref
+from collections.abc import Iterator, Sequence
+from multiprocessing.process import BaseProcess
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.streams.dataset import MotionSamples
+from datamodules.streams.order import GlobalOrder, crop_start
+from datamodules.streams.samples import UNKNOWN_GENRE, MotionSample
+from macedance.errors import DataError, MaceDanceError
+
+
+class Row(TypedDict):
+    """One row of a batch: a window of one clip, padded to the window's length."""
+
+    poses: np.ndarray
+    trans: np.ndarray
+    music: np.ndarray
+    genre: int
+    mask: np.ndarray
+    position: int
+    key: str
+
+
+class MotionBatch(TypedDict):
+    """What a training or validation step gets.
+
+    poses (B,T,24,3) float32 axis-angle; trans (B,T,3) float32 metres; music (B,T,35) float32; genre (B,) int64;
+    mask (B,T) bool, False where a clip shorter than the window is padded; position (B,) int64 global sample
+    numbers; keys.
+    """
+
+    poses: torch.Tensor
+    trans: torch.Tensor
+    music: torch.Tensor
+    genre: torch.Tensor
+    mask: torch.Tensor
+    position: torch.Tensor
+    keys: list[str]
+
+
+def genre_label(genre: str | None, genres: Sequence[str], where: str) -> int:
+    """Label of a genre in the manifest's list; 0 where no clip has one.
+
+    Raises:
+        DataError: A genre that the list lacks.
+    """
+    if not genres:
+        return 0
+    name = genre or UNKNOWN_GENRE
+    if name not in genres:
+        raise DataError(f"unknown genre {name!r}", where=where, expected=f"one of {', '.join(genres)}")
+    return list(genres).index(name)
+
+
+def cut_window(sample: MotionSample, start: int, length: int, genre: int, position: int) -> Row:
+    """Frames [start, start + length) of a sample; past its end the last pose is held, music is zero, mask False."""
+    stop = min(start + length, sample.motion.num_frames)
+    missing = length - (stop - start)
+    poses, trans = sample.motion.poses[start:stop], sample.motion.trans[start:stop]
+    music, mask = sample.music_TC[start:stop], np.ones(length, dtype=bool)
+    if missing:
+        poses = np.concatenate([poses, np.repeat(poses[-1:], missing, axis=0)])
+        trans = np.concatenate([trans, np.repeat(trans[-1:], missing, axis=0)])
+        music = np.concatenate([music, np.zeros((missing, music.shape[1]), np.float32)])
+        mask[length - missing :] = False
+    return Row(poses=poses, trans=trans, music=music, genre=genre, mask=mask, position=position, key=sample.key)
+
+
+def collate(rows: Sequence[Row] | MaceDanceError) -> MotionBatch | MaceDanceError:
+    """Batch of rows, in their order; an error passes through."""
+    if isinstance(rows, MaceDanceError):
+        return rows
+    return MotionBatch(
+        poses=torch.from_numpy(np.stack([row["poses"] for row in rows])),
+        trans=torch.from_numpy(np.stack([row["trans"] for row in rows])),
+        music=torch.from_numpy(np.stack([row["music"] for row in rows])),
+        genre=torch.tensor([row["genre"] for row in rows], dtype=torch.int64),
+        mask=torch.from_numpy(np.stack([row["mask"] for row in rows])),
+        position=torch.tensor([row["position"] for row in rows], dtype=torch.int64),
+        keys=[row["key"] for row in rows],
+    )
+
+
+class _Windows(Dataset[Row]):
+    """Fetches whole batches and returns our errors as values.
+
+    torch would rebuild an error of a worker from its traceback's text, pages of it; as a value it arrives as it was
+    raised, and `MotionLoader` raises it in the trainer's process.
+    """
+
+    def __getitem__(self, number: int) -> Row:
+        raise NotImplementedError
+
+    def __getitems__(self, numbers: Sequence[int]) -> list[Row] | MaceDanceError:
+        try:
+            return [self[number] for number in numbers]
+        except MaceDanceError as error:
+            return error
+
+
+class TrainingWindows(_Windows):
+    """Global position -> training window; the same row whoever asks, so ranks and workers do not matter.
+
+    Args:
+        samples: The training split.
+        order: Which sample stands at which position.
+        window_frames: Length of a window.
+        genres: Names in label order.
+    """
+
+    def __init__(self, samples: MotionSamples, order: GlobalOrder, window_frames: int, genres: Sequence[str]) -> None:
+        self.samples, self.order = samples, order
+        self.window_frames, self.genres = window_frames, tuple(genres)
+
+    def __getitem__(self, position: int) -> Row:
+        number = self.order.sample_at(position)
+        sample = self.samples[number]
+        start = crop_start(self.order.seed, position, sample.motion.num_frames - self.window_frames + 1)
+        genre = genre_label(sample.motion.genre, self.genres, self.samples.index.where(number))
+        return cut_window(sample, start, self.window_frames, genre, position)
+
+
+class ValidationWindows(_Windows):
+    """The first window of each chosen clip, in order; every rank has equally many rows.
+
+    Args:
+        samples: The validation split.
+        numbers: Which samples.
+        window_frames: Length of a window.
+        genres: Names in label order.
+        rank: This rank, in [0, world_size).
+        world_size: Number of ranks. Rank r has every world_size-th row from r; where the last ones are missing,
+            the first clip stands with mask False and position -1, so that no rank waits for another.
+    """
+
+    def __init__(
+        self,
+        samples: MotionSamples,
+        numbers: Sequence[int],
+        window_frames: int,
+        genres: Sequence[str],
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.samples, self.window_frames, self.genres = samples, window_frames, tuple(genres)
+        padded = [*enumerate(numbers), *[(-1, numbers[0])] * (-len(numbers) % world_size)]
+        self.rows = padded[rank::world_size]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, row: int) -> Row:
+        position, number = self.rows[row]
+        sample = self.samples[number]
+        genre = genre_label(sample.motion.genre, self.genres, self.samples.index.where(number))
+        window = cut_window(sample, 0, self.window_frames, genre, position)
+        if position < 0:
+            window["mask"] = np.zeros_like(window["mask"])
+        return window
+
+
+class MotionLoader(DataLoader[Row]):
+    """A DataLoader of windows that ignores the scheduler's signals in its workers and raises our errors as they were.
+
+    Args:
+        windows: What to load.
+        num_workers: Loader processes.
+        pin_memory: Copy batches to pinned memory, for a GPU.
+        seed: Seed of the loader's own generator: making an iterator must not draw from the one that dropout uses.
+        options: `batch_sampler`, or `batch_size`.
+    """
+
+    def __init__(
+        self, windows: _Windows, *, num_workers: int = 0, pin_memory: bool = False, seed: int = 0, **options: Any
+    ) -> None:
+        super().__init__(
+            windows,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            persistent_workers=num_workers > 0,
+            worker_init_fn=_ignore_signals if num_workers else None,
+            collate_fn=collate,
+            generator=torch.Generator().manual_seed(seed),
+            **options,
+        )
+        self._guarded: object | None = None
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        batches = super().__iter__()
+        if self.num_workers and batches is not self._guarded:
+            self._guarded = batches
+            atexit.register(_stop_workers, weakref.ref(batches), tuple(getattr(batches, "_workers", ())))
+        for batch in batches:
+            if isinstance(batch, MaceDanceError):
+                try:
+                    raise batch
+                finally:
+                    # Its traceback holds this frame: a cycle would leave the workers to the garbage collector.
+                    del batch, batches
+            yield batch
+
+
+def _stop_workers(batches: weakref.ref[Any], workers: Sequence[BaseProcess]) -> None:
+    """End of the program: stop the workers that are left.
+
+    multiprocessing would send them SIGTERM, which they ignore, and wait for ever.
+    """
+    iterator = batches()
+    if iterator is not None:
+        iterator._shutdown_workers()
+    for worker in workers:
+        if worker.is_alive():
+            worker.kill()
+
+
+def _ignore_signals(worker: int) -> None:
+    """Start of a loader worker: a scheduler signals every process, and only the trainer may answer."""
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
