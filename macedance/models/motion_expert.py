@@ -5,7 +5,7 @@ Shapes: B batch, T frames, C channels of the motion, M channels of the music, D 
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +85,8 @@ class MotionExpert(nn.Module):
         null_condition: How the learned null vector stands for "no music": "substitute" replaces the tokens of dropped
             samples; "add", the released code's way, zeroes them and adds the vector to every sample's tokens.
 
+    ``config`` holds the arguments as plain values: ``MotionExpert(**network.config)`` is the same network.
+
     Raises:
         ConfigError: A size or an option is out of its range.
 
@@ -120,6 +122,16 @@ class MotionExpert(nn.Module):
             "state_dim": state_dim,
             "conv_width": conv_width,
             "expand": expand,
+        }
+        #: The constructor's arguments, as ``config.json`` stores them.
+        self.config: dict[str, Any] = {
+            **sizes,
+            "num_music_layers": num_music_layers,
+            "dropout": dropout,
+            "mixer": mixer,
+            "num_genres": num_genres,
+            "frame_music": frame_music,
+            "null_condition": null_condition,
         }
         _check_options(sizes, num_music_layers, num_genres, dropout, mixer, null_condition)
         self.motion_dim, self.music_dim, self.num_genres = motion_dim, music_dim, num_genres
@@ -217,6 +229,10 @@ class MotionExpert(nn.Module):
             )
         if genre_B.shape != (batch,):
             raise DataError(f"genre ids of shape {tuple(genre_B.shape)}", expected=f"({batch},), one per sample")
+        if genre_B.device.type != "cpu":
+            return genre_B  # reading the ids would wait for the accelerator in every step
+        if genre_B.is_meta:
+            return genre_B
         low, high = (int(x) for x in torch.aminmax(genre_B))
         if low < 0 or high >= self.num_genres:
             raise DataError(

@@ -68,6 +68,8 @@ def selective_scan(
     Differentiable once, with respect to every tensor. Source: Gu and Dao, "Mamba", 2023, section 3.2, algorithm 2.
     """
     _check_shapes(u_BTD, delta_BTD, A_DN, B_BTN, C_BTN)
+    if u_BTD.is_meta:  # no numbers to scan: whoever counts or sizes a network wants the shape
+        return torch.empty_like(u_BTD)
     dtype = torch.float64 if u_BTD.dtype == torch.float64 else torch.float32
     u, delta, A, B, C = (x.to(dtype) for x in (u_BTD, delta_BTD, A_DN, B_BTN, C_BTN))
     skip = None if skip_D is None else skip_D.to(dtype)
