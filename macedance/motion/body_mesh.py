@@ -105,7 +105,7 @@ def skin_vertices(
 
 @lru_cache(maxsize=1)
 def mannequin_mesh() -> Mesh:
-    """The dancer: about 2,500 vertices and 4,900 triangles, the same on every call; its arrays are read-only."""
+    """The dancer: about 2,600 vertices and 5,000 triangles, the same on every call; its arrays are read-only."""
     rest = rest_joints()
     parts = [_torso(rest), _head(rest)]
     parts += [_hair(rest), *_face(rest)]

@@ -132,6 +132,7 @@ def test_frame_rate_of_a_cut_off_frame_time(tmp_path: Path, text: str, fps: floa
         ("7 8 9", "7 NaN 9", "frame 0 holds 'NaN'"),
         ("7 8 9", "7 eight 9", "frame 0 holds 'eight'"),
         ("7 8 9", "7 1e999 9", "frame 0 holds '1e999'"),
+        ("7 8 9", "7 1e60 9", "frame 0 holds '1e60'"),
         ("OFFSET 0 10 0", "OFFSET 0 ten 0", r"an OFFSET is 'ten'; at .*line 8"),
         ("    OFFSET 0 10 0\n", "", "joint 'Left Arm' has no OFFSET"),
         ("Xposition", "Wposition", "channel 'wposition'"),
