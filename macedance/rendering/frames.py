@@ -18,7 +18,7 @@ from macedance.motion.skeleton import NUM_JOINTS
 from macedance.rendering.body import Body, Dance, MannequinBody, body_scale, posed_meshes
 from macedance.rendering.camera import CameraPath, follow_camera
 from macedance.rendering.rasteriser import Backend, Rasteriser, check_backend, make_rasteriser
-from macedance.rendering.scene import Stage
+from macedance.rendering.scene import Stage, outfit_for
 from macedance.rendering.shadow import ShadowMapper
 
 if TYPE_CHECKING:
@@ -37,6 +37,10 @@ def as_dance(motion: Motion | np.ndarray) -> Dance:
         joints_TJ3 = _checked(motion)
         return Dance(joints_TJ3, scale=body_scale(joints_TJ3))
     return Dance(_checked(motion.joint_positions()), motion.poses)
+
+
+def _body_of(dance: Motion | np.ndarray) -> Body:
+    return MannequinBody(outfit_for(None if isinstance(dance, np.ndarray) else dance.genre))
 
 
 def _checked(joints: np.ndarray) -> np.ndarray:
@@ -84,7 +88,7 @@ def dance_frames(
         width: Picture width in pixels, even. ``height`` likewise.
         height: Picture height in pixels.
         backend: ``egl``, ``software``, or ``auto``: the first that works.
-        body: What is drawn; the mannequin by default.
+        body: What is drawn; by default the mannequin in the outfit of the motion's genre.
         stage: Floor, background and light.
         samples: Samples along each side of a pixel; 1 is quicker and jagged.
 
@@ -96,7 +100,7 @@ def dance_frames(
     check_picture_size(width, height)
     drawn = as_dance(dance)
     path = follow_camera(drawn.joints_TJ3, fps, width, height)
-    body, stage = body or MannequinBody(), stage or Stage()
+    body, stage = body or _body_of(dance), stage or Stage()
     check_backend(backend)
     return _draw(
         drawn, path, body, stage, lambda: make_rasteriser(backend, body, stage, width, height, samples=samples)
@@ -142,7 +146,7 @@ def contact_sheet(
     chosen = np.linspace(0, count - 1, min(num, count)).round().astype(int)
     path = follow_camera(drawn.joints_TJ3, fps, size, size)
     keys = CameraPath(path.eye_T3[chosen], path.target_T3[chosen], path.tan_half)
-    body, stage = body or MannequinBody(), stage or Stage()
+    body, stage = body or _body_of(dance), stage or Stage()
     frames = _draw(drawn.take(chosen), keys, body, stage, lambda: make_rasteriser(backend, body, stage, size, size))
     row = np.concatenate(list(frames), axis=1)
     return save_png(row, out_png)

@@ -85,11 +85,17 @@ OUTFITS: tuple[Outfit, ...] = (
 )
 
 
+#: The built-in genres, told apart at a glance; any other name gets one of the outfits by its letters.
+_GENRE_OUTFIT = {
+    "hiphop": 0, "house": 1, "locking": 2, "krump": 3, "breaking": 4, "latin": 5, "popping": 6, "waacking": 7,
+}  # fmt: skip
+
+
 def outfit_for(name: str | None) -> Outfit:
     """The outfit of a genre or dancer; the same name always wears the same. ``None``: the first."""
     if name is None:
         return OUTFITS[0]
-    return OUTFITS[zlib.crc32(name.encode()) % len(OUTFITS)]
+    return OUTFITS[_GENRE_OUTFIT.get(name, zlib.crc32(name.encode()) % len(OUTFITS))]
 
 
 @dataclass(frozen=True)

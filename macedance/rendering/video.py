@@ -222,7 +222,7 @@ def render_dance(
         height: Picture height in pixels.
         backend: ``egl``, ``software``, or ``auto``: the first that works.
         progress: Called with (frames done, frames in all) after each frame.
-        body: What dances; MannequinBody() by default. ``MannequinBody(outfit_for(genre))`` dresses it by genre.
+        body: What dances; by default the mannequin in the outfit of the motion's genre.
         stage: Floor, background and light.
         samples: Samples along each side of a pixel.
 

@@ -1,1 +1,1 @@
-"""HTML pages, tables, plots and players."""
+"""HTML pages, tables, plots and players: one writer for the demo, protocol, study and data reports."""

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from rendering_dances import make_dance, standing
 
+from macedance.demo.songs import GENRES
 from macedance.errors import DataError
 from macedance.motion.skeleton import PARENTS
 from macedance.rendering.body import MannequinBody, body_scale, posed_meshes, transforms_from_joints
@@ -90,5 +91,6 @@ def test_joints_that_are_not_a_person_are_refused() -> None:
 def test_outfits_are_stable_by_name_and_change_the_colours() -> None:
     assert outfit_for("hiphop") == outfit_for("hiphop")
     assert outfit_for(None) == OUTFITS[0]
+    assert len({outfit_for(genre) for genre in GENRES}) == len(GENRES)
     assert len({outfit_for(name) for name in "abcdefghijklmnopqrstuvwxyz"}) == len(OUTFITS)
     assert not np.array_equal(MannequinBody(OUTFITS[1]).colours_V3, MannequinBody(OUTFITS[2]).colours_V3)
