@@ -1,9 +1,9 @@
 """Choreography made by code: a dancer hears a song's form and beats and dances its genre's vocabulary to them.
 
 The song is cut into 8-counts. Each kind of section has its own motifs, phrased A A' B A as a choreographer would (A' is
-A on the other side), bigger in the chorus, a small groove on the spot where the music breaks. Moves become keys on the
-counts (:mod:`macedance.demo.moves`), keys become eased channels (:mod:`macedance.demo.tracks`), planted feet
-(:mod:`macedance.demo.footwork`) and finally poses (:mod:`macedance.demo.body`).
+A on the other side), bigger in the chorus, a small groove on the spot where the music breaks or the drums stop. Moves
+become keys on the counts (:mod:`macedance.demo.moves`), keys become eased channels (:mod:`macedance.demo.tracks`),
+planted feet (:mod:`macedance.demo.footwork`) and finally poses (:mod:`macedance.demo.body`).
 
 Shapes: T frames, 2 = left and right, 3 = x y z or yaw pitch roll.
 """
@@ -130,7 +130,9 @@ def plan_phrases(song: Song, style: Style, dancer: Dancer, rng: np.random.Genera
         motif = motifs.get(name, motifs["verse"])
         letter = _PATTERN[danced.get(name, 0) % len(_PATTERN)]
         danced[name] = danced.get(name, 0) + 1
-        moves = motif[letter]
+        moves = tuple(
+            move if _is_played(song, number, half) else style.groove for half, move in enumerate(motif[letter])
+        )
         if dancer.mirrored:
             moves = tuple(move.mirrored() for move in moves)
         phrases.append(
@@ -151,6 +153,13 @@ def _section_at(song: Song, time_s: float) -> tuple[str, float]:
         if section.start_s <= time_s + 0.05 < section.end_s:
             return section.name, section.energy
     return song.sections[-1].name, song.sections[-1].energy
+
+
+def _is_played(song: Song, number: int, half: int) -> bool:
+    """Whether the drums play at least two beats of one half of an 8-count: a dancer holds back where they stop."""
+    first = number * COUNTS_PER_PHRASE + half * COUNTS_PER_PHRASE // 2
+    beats_s = song.beats_s[first : first + COUNTS_PER_PHRASE // 2]
+    return bool(np.isin(np.round(beats_s, 4), np.round(song.accents_s, 4)).sum() >= min(2, len(beats_s)))
 
 
 def _draw_motifs(style: Style, kind: str, rng: np.random.Generator) -> dict[str, tuple[Move, ...]]:

@@ -74,16 +74,16 @@ WAACKING = Style(
             at(1, ra="whip_out", la="hip", w=-0.7, cr=-6, cy=-12, hr=6, ny=-24, rf=Foot(-0.10)),
         ), 0.5),
         Move("double waack", (
-            at(0, arms="shoulder", w=0.6, cp=4, cr=6, rf=Foot(-0.06)),
-            at(1, arms="whip_out", w=-0.6, cp=-10, cr=-6, np=-8),
-            at(2, arms="behind_head", w=0.6, cp=2, cr=6, np=0),
+            at(0, arms="shoulder", w=0.6, cp=4, cr=6, lf=Foot(0.04, 0.12)),
+            at(1, arms="whip_out", w=-0.6, cp=-10, cr=-6, np=-8, rf=Foot(-0.08)),
+            at(2, arms="behind_head", w=0.6, cp=2, cr=6, np=0, lf=Foot(-0.02, 0.0, pitch=24)),
             at(3, arms="whip_out", w=-0.6, cp=-10, cr=-6, np=-8),
         ), 0.9),
         Move("punk", (
-            at(0, la="up", ra="cross", cy=16, cr=-8, w=0.7, ny=10, np=-10),
-            at(1, la="cross", ra="up", cy=-16, cr=8, w=-0.7, ny=-10, np=-10),
-            at(2, la="whip_out", ra="overhead", cy=20, cr=-8, w=0.7, ny=24, np=0),
-            at(3, la="overhead", ra="whip_out", cy=-20, cr=8, w=-0.7, ny=-24, np=0),
+            at(0, la="up", ra="cross", cy=16, cr=-8, w=0.7, ny=10, np=-10, rf=Foot(0.0, 0.02, pitch=26)),
+            at(1, la="cross", ra="up", cy=-16, cr=8, w=-0.7, ny=-10, np=-10, rf=Foot(-0.12)),
+            at(2, la="whip_out", ra="overhead", cy=20, cr=-8, w=0.7, ny=24, np=0, lf=Foot(0.08)),
+            at(3, la="overhead", ra="whip_out", cy=-20, cr=8, w=-0.7, ny=-24, np=0, lf=Foot(0.0, 0.0, pitch=24)),
         ), 0.95),
         Move("arm roll", alternating(
             at(0, la="front", ra="up", cy=-14, w=-0.5, cr=-4),
@@ -100,9 +100,9 @@ WAACKING = Style(
             at(3, la="low_out", ra="behind_head", w=0.6, hr=-4, cr=6, ny=10),
         ), 0.3),
         Move("tornado", (
-            at(0, la="side", ra="overhead", w=0.5, cy=-18, cr=8),
-            at(1, la="overhead", ra="side", w=-0.5, cy=18, cr=-8),
-            at(2, la="up", ra="up", w=0.0, cy=0, cr=0, cp=-10, np=-12, pop=8),
+            at(0, la="side", ra="overhead", w=0.6, cy=-18, cr=8, lf=Foot(0.12)),
+            at(1, la="overhead", ra="side", w=-0.6, cy=18, cr=-8, lf=Foot(0.10, 0.0, pitch=24)),
+            at(2, la="up", ra="up", w=0.0, cy=0, cr=0, cp=-10, np=-12, pop=8, lf=Foot()),
             at(3, arms="low_out", w=0.3, cp=6, np=4, pop=-4, drop=0.05),
         ), 0.8),
         Move("side lunge", alternating(

@@ -22,10 +22,10 @@ POPPING = Style(
             at(3, pop=-14, cp=10, la="chest", ra="low_out", np=8, w=-0.2, drop=0.05, cy=-6),
         ), 0.55),
         Move("robot", (
-            at(0, cy=-22, hy=-6, la="hook", ra="goal", ny=22, w=0.3),
-            at(1, cy=-22, hy=-6, la="goal", ra="hook", ny=-20, w=0.3),
-            at(2, cy=22, hy=6, la="goal", ra="hook", ny=-22, w=-0.3),
-            at(3, cy=22, hy=6, la="hook", ra="goal", ny=20, w=-0.3),
+            at(0, cy=-22, hy=-8, la="hook", ra="goal", ny=22, w=0.6, lf=Foot(0.07, 0.03, yaw=10)),
+            at(1, cy=-22, hy=-8, la="goal", ra="hook", ny=-20, w=0.6, rf=Foot(0.0, 0.0, pitch=18), drop=0.03),
+            at(2, cy=22, hy=8, la="goal", ra="hook", ny=-22, w=-0.6, rf=Foot(-0.07, 0.03, yaw=-10), drop=0.0),
+            at(3, cy=22, hy=8, la="hook", ra="goal", ny=20, w=-0.6, lf=Foot(0.0, 0.0, pitch=18), drop=0.03),
         ), 0.8, snap=0.48),
         Move("arm wave", (
             at(0, la="whip_out", ra="low_out", sl=20, cr=12, slide=-12, w=0.8, ny=28, lf=Foot(0.08)),
@@ -36,7 +36,7 @@ POPPING = Style(
         Move("king tut", (
             at(0, la="goal", ra="cross", cy=16, ny=24, w=0.5, rf=Foot(-0.06)),
             at(1, la="cross", ra="goal", cy=-16, ny=-24, w=-0.5),
-            at(2, la="overhead", ra="hook", cy=16, ny=24, w=0.5, drop=0.03),
+            at(2, la="overhead", ra="hook", cy=16, ny=24, w=0.6, drop=0.03, lf=Foot(0.0, 0.09)),
             at(3, la="hook", ra="overhead", cy=-16, ny=-24, w=-0.5, drop=0.03),
         ), 0.85, snap=0.48),
         Move("twist-o-flex", (
@@ -46,9 +46,9 @@ POPPING = Style(
             at(3, ny=-10, cy=-16, hy=0, la="low_out", ra="side_bent", w=-0.4, lf=Foot(), pop=12),
         ), 0.35),
         Move("scarecrow", (
-            at(0, arms="hook", cr=8, w=0.5, ny=0, pop=4, nr=8),
+            at(0, arms="hook", cr=8, w=0.6, ny=0, pop=4, nr=8, lf=Foot(0.09, yaw=8)),
             at(1, la="goal", ra="hook", cr=-4, w=0.2, nr=-8, pop=-4),
-            at(2, la="hook", ra="goal", cr=-8, w=-0.5, nr=-8, pop=4),
+            at(2, la="hook", ra="goal", cr=-8, w=-0.6, nr=-8, pop=4, rf=Foot(-0.08, yaw=-8)),
             at(3, arms="goal", cr=0, w=0.0, nr=0, pop=-4, drop=0.04),
         ), 0.9, snap=0.48),
         Move("boogaloo roll", (
