@@ -18,6 +18,8 @@ _FORMS = (
     ("verse", "verse", "chorus", "break", "chorus", "chorus"),
     ("chorus", "verse", "break", "chorus", "chorus"),
     ("verse", "chorus", "chorus", "break", "verse", "chorus"),
+    ("verse", "break", "chorus", "chorus"),
+    ("chorus", "break", "chorus", "verse"),
 )
 _ENERGY = {"intro": 0.45, "verse": 0.65, "chorus": 1.0, "break": 0.2, "outro": 0.55}
 _WEIGHTS = {"kick": 1.0, "snare": 0.9, "clap": 0.9, "tom": 0.7, "crash": 0.3, "perc": 0.3}
@@ -107,14 +109,13 @@ class Composer:
 
     def _form(self, num_beats: int) -> list[str]:
         num_phrases = -(-num_beats // BEATS_PER_PHRASE)
-        body = _FORMS[self.rng_form.integers(len(_FORMS))]
-        names = [] if num_phrases < 3 or self.rng_form.random() < 0.15 else ["intro"]
-        index = 0
-        while len(names) < num_phrases - 1:
-            names.append(body[index % len(body)])
-            index += 1
-        if names and names[-1] == "break":
-            names[-1] = "chorus"
+        opening = [] if num_phrases < 3 or self.rng_form.random() < 0.15 else ["intro"]
+        length = num_phrases - 1 - len(opening)
+        bodies = [[form[i % len(form)] for i in range(length)] for form in _FORMS]
+        # A break must be left again, and a song of some length has one.
+        bodies = [body for body in bodies if not body or body[-1] != "break"]
+        bodies = [body for body in bodies if "break" in body] or bodies
+        names = opening + bodies[self.rng_form.integers(len(bodies))]
         if num_phrases < 2:
             return ["chorus"]
         if 0 < num_beats % BEATS_PER_PHRASE <= BEATS_PER_BAR:

@@ -30,6 +30,7 @@ SILENCE_PEAK = 1e-4
 
 _MIN_RATE_HZ, _MAX_RATE_HZ = 4000, 768_000
 _MAX_PEAK = 1e9
+_MOST_BELIEVED_FRAMES = 1 << 29
 _LOST_SHARE, _LOST_S = 0.02, 0.1
 
 
@@ -141,12 +142,13 @@ def load_audio(
         rate = reader.rate
         if not _MIN_RATE_HZ <= rate <= _MAX_RATE_HZ:
             raise DataError(f"sample rate {rate} Hz", where=path, expected="8 to 96 kHz")
+        start = round(start_s * rate)
         stop = None if duration_s is None else round((start_s + duration_s) * rate)
-        samples, decoded = _collect(reader, round(start_s * rate), stop)
+        samples, decoded = _collect(reader, start, stop)
         promised, damaged = reader.promised_frames, reader.damaged_packets
     if promised is not None and 0 < decoded - promised <= LONGEST_CODEC_FRAME and isinstance(reader, AvReader):
         # The last codec frame is padded; the container says how much of it is sound.
-        samples, decoded = samples[: max(0, len(samples) - (decoded - promised))], promised
+        samples, decoded = samples[: max(0, promised - start)], promised
     if decoded == 0:
         raise DataError("no sound can be decoded (empty or damaged)", where=path, expected="at least 0.5 s")
     if stop is None or decoded < stop:
@@ -237,21 +239,21 @@ def _collect(reader: SoundfileReader | AvReader, start: int, stop: int | None) -
     position = reader.seek(start)
     if stop is not None and position >= stop:
         return np.zeros(0, dtype=np.float32), position
-    blocks: list[Samples] = []
+    # Room for what the header promises: the sound is held once. One that promises too little costs a copy, one that
+    # promises far too much is not believed.
+    promised = reader.promised_frames or 0
+    room = min(promised if stop is None else min(promised, stop), _MOST_BELIEVED_FRAMES) - start
+    samples, filled = np.empty(max(0, room), dtype=np.float32), 0
     for block in reader.blocks():
-        first = max(0, start - position)
-        last = len(block) if stop is None else stop - position
+        part = block[max(0, start - position) : None if stop is None else stop - position]
         position += len(block)
-        if first < len(block):
-            blocks.append(block[first:last])
+        if filled + len(part) > len(samples):
+            grown = np.empty(max(2 * len(samples), filled + len(part)), dtype=np.float32)
+            grown[:filled] = samples[:filled]
+            samples = grown
+        samples[filled : filled + len(part)] = part
+        filled += len(part)
         if stop is not None and position >= stop:
             break
-    # Blocks are given back while the result fills: the sound is never held twice.
-    samples = np.empty(sum(map(len, blocks)), dtype=np.float32)
-    filled = 0
-    blocks.reverse()
-    while blocks:
-        block = blocks.pop()
-        samples[filled : filled + len(block)] = block
-        filled += len(block)
-    return samples, position
+    # A view of a little spare room is cheaper than a copy; it is never written to, so never paid for.
+    return samples[:filled], position
