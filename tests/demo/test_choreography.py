@@ -79,6 +79,7 @@ def test_make_dance_covers_the_song_at_30_fps() -> None:
     assert dance.num_frames == round(song.duration_s * FPS)
     assert dance.genre == "house"
     assert dance.song == song.spec.name
+    assert dance.music_beats_s is not None
     np.testing.assert_allclose(dance.music_beats_s, song.beats_s, atol=1e-9)
 
 
@@ -95,6 +96,7 @@ def test_excerpt_equals_the_same_frames_of_the_whole_dance() -> None:
     np.testing.assert_allclose(part.poses, whole.poses[100:250], atol=2e-5)
     np.testing.assert_allclose(part.trans, whole.trans[100:250], atol=1e-6)
     expected = song.beats_s[(song.beats_s >= 100 / FPS) & (song.beats_s < 250 / FPS)] - 100 / FPS
+    assert part.music_beats_s is not None
     np.testing.assert_allclose(part.music_beats_s, expected, atol=1e-9)
 
 
