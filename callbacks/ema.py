@@ -26,6 +26,7 @@ class EmaCallback(pl.Callback):
         self._last_step = -1
         self._pending: dict[str, Any] | None = None
         self._validation = ExitStack()
+        self._in_validation = False
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start from the network's own weights, or from the checkpoint's average."""
@@ -43,21 +44,18 @@ class EmaCallback(pl.Callback):
         """Update once per optimizer step, not once per micro-batch."""
         if trainer.global_step != self._last_step:
             self._last_step = trainer.global_step
-            assert isinstance(pl_module, ExpertModule) and self.average is not None
+            assert isinstance(pl_module, ExpertModule)
+            assert self.average is not None
             self.average.update(pl_module.built_network)
 
     @contextmanager
     def applied(self, pl_module: ExpertModule) -> Iterator[None]:
         """Within the context the network holds the average."""
-        if self.average is None or self._validating:
+        if self.average is None or self._in_validation:
             yield
             return
         with self.average.applied(pl_module.built_network):
             yield
-
-    @property
-    def _validating(self) -> bool:
-        return getattr(self, "_in_validation", False)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Validate the average."""

@@ -37,8 +37,8 @@ class MetricsCsv(pl.Callback):
         if not trainer.is_global_zero:
             return
         root = Path(trainer.default_root_dir)
-        self._file = open(root / "metrics.csv", "w", newline="", encoding="utf-8")
-        self._val_file = open(root / "metrics_val.csv", "w", newline="", encoding="utf-8")
+        self._file = (root / "metrics.csv").open("w", newline="", encoding="utf-8")
+        self._val_file = (root / "metrics_val.csv").open("w", newline="", encoding="utf-8")
         csv.writer(self._val_file).writerow(["step", "name", "value"])
         self._val_file.flush()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -72,7 +73,7 @@ def resolve_arguments(arguments: Sequence[str]) -> list[str]:
 def config_paths(arguments: Sequence[str]) -> list[Path]:
     """The config files among resolved arguments."""
     paths = [Path(a.removeprefix("--config=")) for a in arguments if a.startswith("--config=")]
-    return paths + [Path(b) for a, b in zip(arguments, arguments[1:], strict=False) if a == "--config"]
+    return paths + [Path(b) for a, b in itertools.pairwise(arguments) if a == "--config"]
 
 
 def _class_keys(class_path: str) -> list[str]:
@@ -81,8 +82,9 @@ def _class_keys(class_path: str) -> list[str]:
         target = getattr(importlib.import_module(module), name)
         parameters: dict[str, Any] = {}
         for klass in reversed(inspect.getmro(target)):
-            if "__init__" in vars(klass):
-                parameters.update(inspect.signature(klass.__init__).parameters)
+            constructor = vars(klass).get("__init__")
+            if constructor is not None:
+                parameters.update(inspect.signature(constructor).parameters)
         return [p for p in parameters if p not in ("self", "args", "kwargs")]
     except (ImportError, AttributeError, TypeError, ValueError):
         return []

@@ -45,7 +45,9 @@ def build_parser() -> argparse.ArgumentParser:
         description="Make a corpus, train the Motion Expert on it, evaluate it, and dance to a song it never heard.",
         epilog="example:\n  macedance demo --out outputs/demo",
     )
-    parser.add_argument("--out", default="outputs/demo", metavar="DIR", help="default outputs/demo; its parts are replaced")
+    parser.add_argument(
+        "--out", default="outputs/demo", metavar="DIR", help="default outputs/demo; its parts are replaced"
+    )
     parser.add_argument("--smoke", action="store_true", help="every part in two steps on a tiny corpus: does it run?")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="also give the numbers' range over N seeds")
     parser.add_argument("--config", default="mace_motion_demo", metavar="NAME|FILE", help="the experiment to train")

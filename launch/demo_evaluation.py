@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -43,8 +44,9 @@ BOUNDS: tuple[Bound, ...] = (
         lambda v: v["bas_reference"] - v["bas_reference_shuffled"],
     ),
     Bound(
-        "bas - bas_shuffled", "at least 0.6 of the reference's", 
-        lambda v: 0.6 * (v["bas_reference"] - v["bas_reference_shuffled"]), True, lambda v: v["bas"] - v["bas_shuffled"],
+        "bas - bas_shuffled", "at least 0.6 of the reference's",
+        lambda v: 0.6 * (v["bas_reference"] - v["bas_reference_shuffled"]), True,
+        lambda v: v["bas"] - v["bas_shuffled"],
     ),
     Bound("fid_k", "at most 0.25 fid_k_untrained", lambda v: 0.25 * v["fid_k_untrained"], False),
     Bound("fid_k", "at most 0.1 fid_k_still", lambda v: 0.1 * v["fid_k_still"], False),
@@ -144,9 +146,7 @@ def check_bounds(numbers: Numbers) -> list[dict[str, Any]]:
     rows = []
     for bound in BOUNDS:
         row: dict[str, Any] = {"name": bound.name, "bound": bound.text, "value": None, "limit": None, "met": None}
-        try:
+        with contextlib.suppress(KeyError):
             row["value"], row["limit"], row["met"] = bound.check(values)
-        except KeyError:
-            pass
         rows.append(row)
     return rows

@@ -91,7 +91,7 @@ def check_core() -> Check:
     if error:
         return Check(
             "core packages", "broken", error, "training and music features",
-            "reinstall with `pip install --force-reinstall -c constraints.txt macedance`; a broken torchvision does this",
+            "pip install --force-reinstall -c constraints.txt macedance; a broken torchvision does this",
             required=True,
         )  # fmt: skip
     return Check("core packages", "ok", f"{len(_CORE)} packages import", required=True)
@@ -124,9 +124,7 @@ def check_mamba() -> Check:
 
     if not torch.cuda.is_available():
         return Check("mamba-ssm", "ok", f"{_version('mamba-ssm')}, idle: there is no GPU")
-    run = subprocess.run(
-        [sys.executable, "-c", _MAMBA_PROBE], capture_output=True, text=True, timeout=300, check=False
-    )
+    run = subprocess.run([sys.executable, "-c", _MAMBA_PROBE], capture_output=True, text=True, timeout=300, check=False)
     if run.returncode:
         last = (run.stderr.strip().splitlines() or ["no message"])[-1]
         return Check(
@@ -146,28 +144,28 @@ b = torch.randn(1, 2, 4, device="cuda"); assert torch.isfinite(selective_scan_fn
 
 def check_opengl() -> Check:
     """An OpenGL context without a display; the software rasteriser does not need one."""
-    from macedance.rendering.video import gl_report
+    from macedance.rendering.opengl import gl_report
 
-    available, detail = gl_report()
-    if available:
-        return Check("OpenGL (EGL)", "ok", detail)
+    report = gl_report()
+    if report.available:
+        return Check("OpenGL (EGL)", "ok", report.renderer)
     return Check(
-        "OpenGL (EGL)", "absent", detail, "nothing: videos are drawn by the software rasteriser",
+        "OpenGL (EGL)", "absent", report.reason, "nothing: videos are drawn by the software rasteriser",
         "pip install moderngl; apt-get install libegl1 libegl-mesa0",
     )  # fmt: skip
 
 
 def check_codecs() -> Check:
     """The h264 and aac encoders of PyAV."""
-    from macedance.rendering.video import codec_report
+    from macedance.rendering.probe import codec_report
 
-    missing = [name for name, there in codec_report().items() if not there]
-    if missing:
+    report = codec_report()
+    if not report.available:
         return Check(
-            "video codecs", "broken", f"PyAV lacks {', '.join(missing)}", "mp4 files",
+            "video codecs", "broken", report.reason, "mp4 files",
             "pip install --force-reinstall av (its wheels carry the encoders)", required=True,
         )  # fmt: skip
-    return Check("video codecs", "ok", f"PyAV {_version('av')}: h264, aac")
+    return Check("video codecs", "ok", f"PyAV {_version('av')}: {report.h264}, {report.aac}")
 
 
 def check_deepspeed() -> Check:

@@ -32,7 +32,9 @@ exit codes: 0 done, 2 a mistake in the request, 1 anything else."""
 def help_text() -> str:
     """The text of ``macedance --help``."""
     verbs = "\n".join(f"  {verb:<10}{text}" for verb, (_, text) in VERBS.items())
-    return f"usage: macedance VERB [options]\n\nMusic-driven dance: train, evaluate and run.\n\n{verbs}\n\n{_FIRST_STEPS}"
+    return (
+        f"usage: macedance VERB [options]\n\nMusic-driven dance: train, evaluate and run.\n\n{verbs}\n\n{_FIRST_STEPS}"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

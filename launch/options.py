@@ -86,7 +86,9 @@ def check_writable(path: Path) -> None:
     if not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK):
         kind = "is not a folder" if not ancestor.is_dir() else "may not be written to"
         raise ConfigError(
-            f"cannot write to the output folder: {ancestor} {kind}", where=path, fix="name a folder that you may write to"
+            f"cannot write to the output folder: {ancestor} {kind}",
+            where=path,
+            fix="name a folder that you may write to",
         )
 
 
@@ -108,7 +110,7 @@ class _NoChatter(logging.Filter):
     _CHATTER = re.compile(
         r"(GPU available|TPU available|HPU available|IPU available|Using default|`Trainer|Trainer\.fit|.*Tip:|"
         r"Running in `fast_dev_run`|LOCAL_RANK|Seed set|You are using a CUDA device|Trainer will use only 1 of|"
-        r"Initializing distributed|-{20,}|distributed_backend)"
+        r"Initializing distributed|-{20,}|distributed_backend|`weights_only` was not set)"
     )
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -134,9 +136,10 @@ def quiet_libraries() -> Iterator[None]:
 
 def _handlers() -> list[logging.Handler]:
     """The handlers that Lightning's loggers write to."""
-    import pytorch_lightning  # noqa: F401  (makes them)
+    import lightning_fabric  # noqa: F401  (makes them)
+    import pytorch_lightning  # noqa: F401
 
     found: list[logging.Handler] = []
-    for name in ("pytorch_lightning", "lightning.pytorch", "lightning", ""):
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric", "lightning", ""):
         found += [h for h in logging.getLogger(name).handlers if h not in found]
     return found

@@ -31,6 +31,7 @@ _TRAINER_DEFAULTS: dict[str, Any] = {
     "enable_checkpointing": False,  # callbacks.checkpoints writes them whole
     "enable_progress_bar": False,  # callbacks.speed
     "enable_model_summary": False,
+    "logger": False,  # TensorBoard in the run directory, unless the config names another
     "log_every_n_steps": 10,
 }
 
@@ -86,8 +87,7 @@ def build_cli(arguments: Sequence[str], *, kind: type[TrainingCLI] = TrainingCLI
     Raises:
         ConfigError: A key or value is wrong; one line names the nearest valid key.
     """
-    if not config_paths(arguments):
-        raise ConfigError("no config is given", expected="--config NAME|FILE", fix="e.g. --config mace_motion_demo")
+    require_config(arguments)
     parser_box: list[Any] = []
 
     class _Remembering(kind):  # type: ignore[valid-type,misc]
@@ -111,6 +111,12 @@ def build_cli(arguments: Sequence[str], *, kind: type[TrainingCLI] = TrainingCLI
     except (ArgumentError, argparse.ArgumentError) as error:
         names = [a.dest for a in parser_box[0]._actions] if parser_box else []
         raise explain(str(error), arguments, names) from error
+
+
+def require_config(arguments: Sequence[str]) -> None:
+    """Raise ConfigError unless a config is among the arguments."""
+    if not config_paths(arguments):
+        raise ConfigError("no config is given", expected="--config NAME|FILE", fix="e.g. --config mace_motion_demo")
 
 
 def default_run_dir(arguments: Sequence[str]) -> Path:
@@ -138,6 +144,7 @@ def prepare_run(arguments: Sequence[str]) -> Run:
         ConfigError: A wrong key or value, or a directory that already holds a run or cannot be written to.
     """
     arguments = resolve_arguments(arguments)
+    require_config(arguments)
     if _value_of(arguments, "--run_dir") is None:
         arguments = [*arguments, f"--run_dir={default_run_dir(arguments)}"]
     with quiet_libraries():
@@ -151,8 +158,9 @@ def prepare_run(arguments: Sequence[str]) -> Run:
             )
         writable_folder(directory)
         model, data, trainer = cli.model, cli.datamodule, cli.trainer
-        assert isinstance(model, ExpertModule) and data is not None
-        if not trainer.fast_dev_run and not trainer.loggers:
+        assert isinstance(model, ExpertModule)
+        assert data is not None
+        if not cli.config.trainer.fast_dev_run and not trainer.loggers:
             trainer.loggers = [TensorBoardLogger(save_dir=str(directory), name="", version="tensorboard")]
         every = cli.config.get("checkpoint_every_n_steps")
         trainer.callbacks = [  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""What every expert's LightningModule shares: a network built late, trainable parts, optimizer, weights to start from."""
+"""What every expert's LightningModule shares: a network built late, what of it trains, and where it starts."""
 
 from __future__ import annotations
 

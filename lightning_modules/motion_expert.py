@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lightning_modules.base import ExpertModule, OptimizerFactory
 from lightning_modules.schedules import WarmupCosine
 from macedance.diffusion.draws import StepDraws, draw_step
-from macedance.diffusion.guidance import ClassifierFreeGuidance, GuidanceFreeTraining, guidance_to_config
+from macedance.diffusion.guidance import ClassifierFreeGuidance, GuidanceFreeTraining, MotionNetwork
 from macedance.diffusion.losses import MotionLosses
 from macedance.diffusion.schedule import CosineSchedule
 from macedance.errors import ConfigError
@@ -111,7 +111,7 @@ class MotionExpertModule(ExpertModule):
         self.genres = [*self.genres, *(f"genre-{label}" for label in range(len(self.genres), known))]
 
     def _losses_of(self, batch: dict[str, Any], draws: StepDraws) -> dict[str, Tensor]:
-        network = self.built_network
+        network = cast(MotionNetwork, self.built_network)
         x0 = self.motion_normalizer.normalize(encode_motion(batch["poses"], batch["trans"], self.fps))
         xt = self.schedule.add_noise(x0, draws.t_B, draws.noise_BTC)
         music = prepare_music(batch["music"], self.music_normalizer)
@@ -162,9 +162,7 @@ class MotionExpertModule(ExpertModule):
     def pipeline(self) -> MusicToMotion:
         """The model as it stands, for previews and evaluation; it shares this module's weights."""
         config = MotionModelConfig.from_dict(self.describe(), "the model being trained")
-        return MusicToMotion(
-            self.built_network, self.objective, config, self.motion_normalizer, self.music_normalizer
-        )
+        return MusicToMotion(self.built_network, self.objective, config, self.motion_normalizer, self.music_normalizer)
 
     def normalizer_dict(self) -> dict[str, Any]:
         """See :class:`ExpertModule`."""

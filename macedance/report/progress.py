@@ -6,6 +6,11 @@ import os
 import sys
 import time
 from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
 
 #: Seconds between two lines where there is no terminal to draw a bar on.
 _LINE_INTERVAL_S = 15.0
@@ -18,7 +23,7 @@ def is_quiet() -> bool:
 
 def format_seconds(seconds: float) -> str:
     """``m:ss`` or ``h:mm:ss``."""
-    whole = max(int(round(seconds)), 0)
+    whole = max(round(seconds), 0)
     hours, rest = divmod(whole, 3600)
     minutes, secs = divmod(rest, 60)
     return f"{hours}:{minutes:02d}:{secs:02d}" if hours else f"{minutes}:{secs:02d}"
@@ -37,8 +42,8 @@ class Progress:
     def __init__(self, description: str, total: int) -> None:
         self.description, self.total = description, max(int(total), 1)
         self._start = self._last_line = time.monotonic()
-        self._bar = None
-        self._task = None
+        self._bar: RichProgress | None = None
+        self._task: TaskID | None = None
 
     def __enter__(self) -> Progress:
         self._start = self._last_line = time.monotonic()
