@@ -66,10 +66,12 @@ def build_demo_corpus(
         DataError: The folder is not empty or cannot be written.
     """
     from macedance.demo.corpus import plan_corpus
+    from macedance.demo.songs import GENRES
     from macedance.music.audio import write_audio
 
     plan = plan_corpus(num_clips, seed)
-    with CorpusWriter(out_dir, fps=FPS, seed=seed) as writer:
+    # All genres whatever the size: labels mean the same in every built-in corpus.
+    with CorpusWriter(out_dir, fps=FPS, seed=seed, genres=GENRES) as writer:
         done = 0
         for song in _in_order(_render_song, plan, workers):
             name = safe_key(song.planned.spec.name)

@@ -15,7 +15,8 @@ from datamodules.corpora import cached_demo_corpus
 from datamodules.streams.dataset import MotionSamples
 from datamodules.streams.manifest import MANIFEST_NAME, Manifest, ShardSet, open_shards
 from datamodules.streams.order import ElasticBatchSampler, GlobalOrder, micro_batch_size
-from datamodules.streams.windows import MotionBatch, MotionLoader, TrainingWindows, ValidationWindows, genre_label
+from datamodules.streams.samples import genre_label
+from datamodules.streams.windows import MotionBatch, MotionLoader, TrainingWindows, ValidationWindows
 from macedance.errors import ConfigError
 from macedance.motion.files import Motion
 from macedance.motion.normalizer import MinMaxNormalizer
@@ -126,24 +127,27 @@ class MotionDataModule(pl.LightningDataModule):
             cached_demo_corpus(self.demo_clips, self.demo_seed)
 
     def setup(self, stage: str | None = None) -> None:
-        """Open the training split and check it.
+        """Open the training split and check it; for `fit` also put it in order.
 
         Raises:
             DataError: No corpus, damaged or missing shards, another frame rate.
             ConfigError: Fewer samples than one global batch.
         """
-        if self._order is not None:
-            return
-        folder = cached_demo_corpus(self.demo_clips, self.demo_seed) if self.shards is None else self.shards
-        shards = self._opened(open_shards(folder, verify=self.verify_shards))
-        self._train = MotionSamples(shards, cache_mb=self.cache_mb)
-        self._order = GlobalOrder(self._train.index.starts_S1, self.global_batch_size, self.seed, self.shuffle_window)
-        if self._order.dropped_per_epoch:
+        if self._train is None:
+            folder = cached_demo_corpus(self.demo_clips, self.demo_seed) if self.shards is None else self.shards
+            shards = self._opened(open_shards(folder, verify=self.verify_shards))
+            self._train = MotionSamples(shards, cache_mb=self.cache_mb)
+        if stage in (None, "fit") and self._order is None:
+            self._order = self._new_order(self._train)
+
+    def _new_order(self, samples: MotionSamples) -> GlobalOrder:
+        order = GlobalOrder(samples.index.starts_S1, self.global_batch_size, self.seed, self.shuffle_window)
+        if order.dropped_per_epoch:
             rank_zero_info(
-                f"{self._order.num_samples} training clips: {self._order.samples_per_epoch} of them in each epoch, "
-                f"the last {self._order.dropped_per_epoch} do not fill a batch of {self.global_batch_size} "
-                "(other ones each epoch)"
+                f"{order.num_samples} training clips: {order.samples_per_epoch} of them in each epoch, the last "
+                f"{order.dropped_per_epoch} do not fill a batch of {self.global_batch_size} (other ones each epoch)"
             )
+        return order
 
     def _opened(self, shards: ShardSet) -> ShardSet:
         if abs(shards.manifest.fps - self.fps) > 1e-6:
@@ -156,15 +160,15 @@ class MotionDataModule(pl.LightningDataModule):
 
     @property
     def train_samples(self) -> MotionSamples:
-        """The training split; sets up at first use."""
-        self.setup()
+        """The training split; opened at first use."""
+        self.setup("open")
         assert self._train is not None
         return self._train
 
     @property
     def order(self) -> GlobalOrder:
         """The global order of the training split."""
-        self.setup()
+        self.setup("fit")
         assert self._order is not None
         return self._order
 
@@ -204,11 +208,18 @@ class MotionDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> MotionLoader | list[MotionLoader]:
         """Each validation clip's first window once; an empty list where there is no validation split."""
-        samples = self._split("val")
+        return self._held_out_loader("val")
+
+    def test_dataloader(self) -> MotionLoader | list[MotionLoader]:
+        """The same of the test split."""
+        return self._held_out_loader("test")
+
+    def _held_out_loader(self, split: str) -> MotionLoader | list[MotionLoader]:
+        samples = self._split(split)
         if samples is None:
             return []
         rank, world_size = self._rank()
-        numbers = self._val_numbers(samples)
+        numbers = self._numbers(split, samples)
         windows = ValidationWindows(samples, numbers, self.window_frames, self.genres, rank, world_size)
         return self._loader(windows, batch_size=self.val_batch_size)
 
@@ -232,8 +243,7 @@ class MotionDataModule(pl.LightningDataModule):
         samples = self._split(split)
         if samples is None:
             return []
-        numbers = self._val_numbers(samples) if split == "val" else range(len(samples))
-        return [self._clip(samples, number) for number in numbers]
+        return [self._clip(samples, number) for number in self._numbers(split, samples)]
 
     def _clip(self, samples: MotionSamples, number: int) -> Clip:
         sample = samples[number]
@@ -272,7 +282,10 @@ class MotionDataModule(pl.LightningDataModule):
         shards = open_shards(corpus.folder, split=split, verify=self.verify_shards)
         return MotionSamples(shards, cache_mb=self.cache_mb)
 
-    def _val_numbers(self, samples: MotionSamples) -> Sequence[int]:
+    def _numbers(self, split: str, samples: MotionSamples) -> Sequence[int]:
+        """Which clips of a split: all, or `max_val_clips` of the validation split."""
+        if split != "val":
+            return range(len(samples))
         count = min(len(samples), self.max_val_clips or len(samples))
         # Spread over the split: neighbours are clips of one song.
         return [int(number) for number in np.linspace(0, len(samples) - 1, count).round()]

@@ -6,8 +6,8 @@ Shapes: S shards, N samples, K bytes of all keys together. About 24 bytes a samp
 from __future__ import annotations
 
 import hashlib
-import os
 import re
+import secrets
 import tarfile
 import zipfile
 from collections.abc import Sequence
@@ -222,7 +222,7 @@ def _consistent(row: _ShardRows) -> bool:
 def _save_cache(places: Sequence[Path], files: Sequence[Path], rows: Sequence[_ShardRows]) -> None:
     """Write the cache at the first place that can be written."""
     for place in places:
-        temporary = place.with_name(f"{place.name}.{os.getpid()}.tmp")
+        temporary = place.with_name(f"{place.name}.{secrets.token_hex(6)}.tmp")
         try:
             if place.name != INDEX_NAME:
                 place.parent.mkdir(parents=True, exist_ok=True)

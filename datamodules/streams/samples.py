@@ -6,6 +6,7 @@ import io
 import json
 import re
 import tarfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +76,20 @@ def check_key(key: str) -> None:
             expected=f"1 to {MAX_KEY_LENGTH} characters of A-Z a-z 0-9 _ -",
             fix=f"for instance {safe_key(key) or 'clip-0'!r}",
         )
+
+
+def genre_label(genre: str | None, genres: Sequence[str], where: str) -> int:
+    """Label of a genre in the manifest's list; 0 where no clip has one.
+
+    Raises:
+        DataError: A genre that the list lacks.
+    """
+    if not genres:
+        return 0
+    name = genre or UNKNOWN_GENRE
+    if name not in genres:
+        raise DataError(f"unknown genre {name!r}", where=where, expected=f"one of {', '.join(genres)}")
+    return list(genres).index(name)
 
 
 def check_music(music_TC: np.ndarray, frames: int, where: str) -> None:

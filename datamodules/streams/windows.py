@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.streams.dataset import MotionSamples
 from datamodules.streams.order import GlobalOrder, crop_start
-from datamodules.streams.samples import UNKNOWN_GENRE, MotionSample
-from macedance.errors import DataError, MaceDanceError
+from datamodules.streams.samples import MotionSample, genre_label
+from macedance.errors import MaceDanceError
 
 
 class Row(TypedDict):
@@ -49,20 +49,6 @@ class MotionBatch(TypedDict):
     mask: torch.Tensor
     position: torch.Tensor
     keys: list[str]
-
-
-def genre_label(genre: str | None, genres: Sequence[str], where: str) -> int:
-    """Label of a genre in the manifest's list; 0 where no clip has one.
-
-    Raises:
-        DataError: A genre that the list lacks.
-    """
-    if not genres:
-        return 0
-    name = genre or UNKNOWN_GENRE
-    if name not in genres:
-        raise DataError(f"unknown genre {name!r}", where=where, expected=f"one of {', '.join(genres)}")
-    return list(genres).index(name)
 
 
 def cut_window(sample: MotionSample, start: int, length: int, genre: int, position: int) -> Row:
@@ -205,12 +191,16 @@ class MotionLoader(DataLoader[Row]):
             atexit.register(_stop_workers, weakref.ref(batches), tuple(getattr(batches, "_workers", ())))
         for batch in batches:
             if isinstance(batch, MaceDanceError):
-                try:
-                    raise batch
-                finally:
-                    # Its traceback holds this frame: a cycle would leave the workers to the garbage collector.
-                    del batch, batches
+                self.stop_workers()
+                raise batch
             yield batch
+
+    def stop_workers(self) -> None:
+        """Stop the loader processes; the next iterator starts new ones."""
+        if self._iterator is not None:
+            self._iterator._shutdown_workers()  # type: ignore[attr-defined]
+            self._iterator = None
+        self._guarded = None
 
 
 def _stop_workers(batches: weakref.ref[Any], workers: Sequence[BaseProcess]) -> None:

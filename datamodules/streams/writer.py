@@ -19,7 +19,7 @@ import torch
 import webdataset as wds
 
 import macedance
-from datamodules.streams.manifest import SPLITS, Manifest, ShardEntry, SplitInfo
+from datamodules.streams.manifest import SPLITS, Manifest, ShardEntry, SplitInfo, load_manifest
 from datamodules.streams.samples import (
     MUSIC_DIM,
     UNKNOWN_GENRE,
@@ -28,6 +28,7 @@ from datamodules.streams.samples import (
     check_key,
     check_music,
     encode_members,
+    genre_label,
 )
 from macedance.errors import DataError
 from macedance.motion.files import Motion
@@ -117,6 +118,7 @@ class CorpusWriter:
         seed: Seed that the corpus was made with; recorded.
         clips_per_shard: Samples of one tar file.
         split_by_song: Refuse a song whose clips lie in two splits.
+        genres: Names in label order, where they are known beforehand; None lists those that occur, sorted.
 
     Raises:
         DataError: The folder holds something already or cannot be written; no training clip at the end.
@@ -130,10 +132,12 @@ class CorpusWriter:
         seed: int = 0,
         clips_per_shard: int = 32,
         split_by_song: bool = True,
+        genres: Sequence[str] | None = None,
     ) -> None:
         self.out_dir = Path(out_dir).expanduser().absolute()
         self.fps, self.seed, self.clips_per_shard = float(fps), seed, clips_per_shard
         self.split_by_song = split_by_song
+        self.genres = None if genres is None else tuple(genres)
         self.manifest: Manifest | None = None
         self._notes: list[str] = []
         self._absent: dict[str, str] = {}
@@ -190,6 +194,8 @@ class CorpusWriter:
             raise DataError(
                 f"song {meta.song!r} is in {self._song_splits[meta.song]!r} already", where=key, expected="one split"
             )
+        if self.genres is not None:
+            genre_label(motion.genre, self.genres, key)
         music_TC = np.ascontiguousarray(music_TC, dtype=np.float32)
         check_music(music_TC, motion.num_frames, key)
         try:
@@ -225,6 +231,8 @@ class CorpusWriter:
         self._absent[split] = reason
 
     def _genre_names(self) -> tuple[str, ...]:
+        if self.genres is not None:
+            return self.genres
         names = {genre for genre in self._genres if genre}
         if names and self._genres & {None, ""}:
             names.add(UNKNOWN_GENRE)
@@ -236,7 +244,7 @@ class CorpusWriter:
         for split in self._splits.values():
             split.close()
         ordered: Sequence[str] = [name for name in SPLITS if name in self._splits]
-        self.manifest = Manifest(
+        manifest = Manifest(
             fps=self.fps,
             representation=NAME,
             genres=self._genre_names(),
@@ -251,9 +259,10 @@ class CorpusWriter:
             notes=tuple(self._notes),
             music_dim=MUSIC_DIM,
         )
-        self.manifest.save(self._work)
+        manifest.save(self._work)
         check_target(self.out_dir)
         self._work.rename(self.out_dir)
+        self.manifest = load_manifest(self.out_dir)
 
 
 def check_target(out_dir: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import clip_motion, clip_music
+from small_corpora import clip_motion, clip_music
 
 from datamodules.streams import index as index_module
 from datamodules.streams.dataset import MotionSamples, ShardReader

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import webdataset as wds
-from conftest import clip_motion, clip_music, write_corpus
+from small_corpora import clip_motion, clip_music, write_corpus
 
 from datamodules.streams.dataset import MotionSamples
 from datamodules.streams.manifest import load_manifest, open_shards

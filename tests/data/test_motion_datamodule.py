@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import clip_motion
+from small_corpora import clip_motion
 
 from datamodules import motion as motion_module
 from datamodules.motion import MotionDataModule
@@ -259,21 +259,29 @@ def test_workers_ignore_the_schedulers_signals(corpus: Path) -> None:
     loader = module(corpus, num_workers=1).train_dataloader()
     batches = iter(loader)
     next(batches)
-    worker = loader._iterator._workers[0]  # type: ignore[union-attr]
+    worker = loader._iterator._workers[0]  # type: ignore[attr-defined]
     for number in (signal.SIGUSR1, signal.SIGTERM):
         os.kill(worker.pid, number)
     assert [next(batches)["position"][0].item() for _ in range(5)] == [8, 16, 24, 32, 40]
     assert worker.is_alive()
-    loader._iterator._shutdown_workers()  # type: ignore[union-attr]
+    loader.stop_workers()
+    assert not worker.is_alive()
 
 
 def test_program_ends_while_workers_wait(corpus: Path) -> None:
     """multiprocessing ends its children by SIGTERM, which loader workers ignore."""
-    code = (
-        "import sys; from datamodules.motion import MotionDataModule;"
-        "loader = MotionDataModule(sys.argv[1], 8, 25, num_workers=2).train_dataloader();"
-        "cycle = [iter(loader)]; cycle.append(cycle); next(cycle[0])"
-    )
+    code = """
+import sys
+from datamodules.streams.dataset import MotionSamples
+from datamodules.streams.manifest import open_shards
+from datamodules.streams.order import ElasticBatchSampler, GlobalOrder
+from datamodules.streams.windows import MotionLoader, TrainingWindows
+samples = MotionSamples(open_shards(sys.argv[1]))
+windows = TrainingWindows(samples, GlobalOrder(samples.index.starts_S1, 8), 25, samples.shards.manifest.genres)
+cycle = [iter(MotionLoader(windows, num_workers=2, batch_sampler=ElasticBatchSampler(8)))]
+cycle.append(cycle)
+next(cycle[0])
+"""
     done = subprocess.run([sys.executable, "-c", code, str(corpus)], timeout=60, capture_output=True, text=True)
     assert done.returncode == 0
     assert "Error" not in done.stderr
@@ -329,6 +337,13 @@ def test_batch_that_does_not_divide_is_refused(corpus: Path) -> None:
 def test_more_batch_than_clips_is_refused(corpus: Path) -> None:
     with pytest.raises(ConfigError, match="23 training samples are fewer"):
         module(corpus, global_batch_size=24).setup()
+
+
+def test_small_corpus_may_be_validated(corpus: Path) -> None:
+    data = module(corpus, global_batch_size=24)
+    data.setup("validate")
+    assert len(list(data.val_dataloader())) == 1
+    assert positions(list(data.test_dataloader())) == [0, 1, 2]
 
 
 def test_other_frame_rate_is_refused(corpus: Path) -> None:
