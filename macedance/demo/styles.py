@@ -127,7 +127,7 @@ HOUSE = Style(
     chord_rhythms=("X..x..x...x..x..", "..x...x...x...x.", "X.....x..x......"),
     bass_lines=("R.R...R.R...R.O.", "R.RR..R.R.RR..RA", "R..RR.O.R..RR.F."),
     lead_rhythms=("x..x..x...x.....x..x..x.x.......", "....x.x.x...............x.xxx..."), chord_gate=2.0,
-    levels={"drums": 1.0, "bass": 0.55, "chords": 0.34, "lead": 0.26}, duck=0.6, echo=0.2,
+    levels={"drums": 1.0, "bass": 0.55, "chords": 0.5, "lead": 0.42}, duck=0.6, echo=0.2,
     equaliser=((40, 3), (120, 2), (500, -3), (3000, 0), (9000, 4)),
 )  # fmt: skip
 
@@ -147,7 +147,7 @@ HIPHOP = Style(
     chord_rhythms=("X.........x.....", "X......x........", "X...x...X...x..."),
     bass_lines=("R......R.RR.....", "R..R....R.O....A", "R.....R.R..F...."),
     lead_rhythms=("..x.x.....x...x...x.x...........", "x.....x.....x.......x.x........."), lead_midi=72,
-    levels={"drums": 1.0, "bass": 0.75, "chords": 0.32, "lead": 0.24}, duck=0.25, echo=0.12, bass_gate=5,
+    levels={"drums": 1.0, "bass": 0.75, "chords": 0.5, "lead": 0.45}, duck=0.25, echo=0.12, bass_gate=5,
     equaliser=((40, 4), (200, 2), (1500, 0), (4000, -5), (9000, -14)),
 )  # fmt: skip
 
@@ -189,7 +189,7 @@ POPPING = Style(
     chord_rhythms=("....x.......x..x", "X.....x.........", "..x...x.....x..."),
     bass_lines=("R.R..R.OR.R..FO.", "RR.O..R.RR.O..TA", "R.O.R.OOR.O.R.FA"),
     lead_rhythms=("x.x.x..x..x.....x.x.x..x..x.x...", "x..x..x.x.......x..x..x.xxx....."), lead_midi=76,
-    levels={"drums": 1.0, "bass": 0.62, "chords": 0.28, "lead": 0.26}, duck=0.15, echo=0.3, chord_gate=2.0,
+    levels={"drums": 1.0, "bass": 0.62, "chords": 0.42, "lead": 0.34}, duck=0.15, echo=0.3, chord_gate=2.0,
     bass_gate=1.6,
     equaliser=((40, 2), (300, -3), (1500, 2), (5000, 5), (12000, 6)),
 )  # fmt: skip
@@ -232,7 +232,7 @@ KRUMP = Style(
     chord_rhythms=("X...........X...", "X..X..X.........", "X...............X.....X...X....."),
     bass_lines=("R.......R.R.....", "R..R..R.R.......", "R.......R...R.A."),
     lead_rhythms=("x...x...x.x.x...x...x...xxx.....", "x.......x...x...x.......x......."), lead_midi=62,
-    levels={"drums": 1.2, "bass": 0.7, "chords": 0.4, "lead": 0.26}, duck=0.35, echo=0.1, bass_gate=6, chord_gate=6.0,
+    levels={"drums": 1.2, "bass": 0.7, "chords": 0.7, "lead": 0.6}, duck=0.35, echo=0.1, bass_gate=6, chord_gate=6.0,
     equaliser=((40, 7), (150, 3), (700, -2), (2500, -6), (8000, -9)),
 )  # fmt: skip
 
@@ -260,7 +260,7 @@ WAACKING = Style(
 )  # fmt: skip
 
 LATIN = Style(
-    tempo_bpm=(122, 142), swing=(0.0, 0.03),
+    tempo_bpm=(124, 150), swing=(0.0, 0.03),
     kit={"kick": Kick(110, 60, 0.02, 0.09, 0.4, 1.0), "snare": Membrane(330, decay_s=0.09, slap=0.7),
          "clap": Clap(0.04),
          "hat": Membrane(620, decay_s=0.03, slap=0.6), "open": _CRASH, "perc": _CONGA,

@@ -31,11 +31,12 @@ def test_sectoid_tempo_is_tracked_with_a_constant_lag(shared_dir: Path) -> None:
     period = 60 / midi_tempo_bpm(folder / "notes.mid")
     inside = beats[(beats > 8) & (beats < 43)]
     assert np.median(np.diff(inside)) == pytest.approx(period, rel=0.05)
-    # Where on the song's own grid the beats fall: together, and a little late.
-    phase = np.angle(np.exp(2j * np.pi * inside / period).mean())
-    steadiness = abs(np.exp(2j * np.pi * inside / period).mean())
-    assert steadiness > 0.8
-    assert abs(phase) * period / (2 * np.pi) < 0.15
+    # The recording's onsets lie 50 ms behind its grid and librosa's beats 55 ms behind the onsets; with eighth notes
+    # throughout, the tracker sits on the beats in some parts and on the off-beats in others: hence modulo half a beat.
+    direction = np.exp(4j * np.pi * inside / period).mean()
+    lag_s = (np.angle(direction) % (2 * np.pi)) * period / (4 * np.pi)
+    assert abs(direction) > 0.8
+    assert 0.06 < lag_s < 0.15
 
 
 @pytest.mark.parametrize(
