@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from macedance.errors import DataError
-from macedance.motion.body_mesh import GROUP_NAMES, mannequin_mesh, rest_joints, skin_vertices
+from macedance.motion.body_mesh import GROUP_NAMES, Mesh, mannequin_mesh, rest_joints, skin_vertices
 from macedance.motion.skeleton import NUM_JOINTS, PARENTS
 from macedance.rendering.scene import Outfit
 
@@ -37,11 +37,16 @@ class Body(Protocol):
 
 
 class MannequinBody:
-    """The built-in dancer of ``motion.body_mesh`` in an outfit."""
+    """The built-in dancer of ``motion.body_mesh`` in an outfit.
 
-    def __init__(self, outfit: Outfit | None = None) -> None:
+    Args:
+        outfit: Colours; the first outfit by default.
+        mesh: Another mesh in the skeleton's rest pose, such as ``anny_body.anny_mesh()``.
+    """
+
+    def __init__(self, outfit: Outfit | None = None, mesh: Mesh | None = None) -> None:
         outfit = outfit or Outfit()
-        self._mesh = mannequin_mesh()
+        self._mesh = mesh or mannequin_mesh()
         self.faces_F3 = np.ascontiguousarray(self._mesh.faces_F3)
         by_group = {
             "skin": outfit.skin, "shirt": outfit.top, "trousers": outfit.trousers, "shoes": outfit.shoes,
@@ -95,10 +100,10 @@ def posed_meshes(body: Body, dance: Dance) -> Iterator[tuple[np.ndarray, np.ndar
         yield from zip(positions_TV3, normals_TV3, strict=True)
 
 
-def body_scale(joints_TJ3: np.ndarray) -> float:
+def body_scale(joints_TJ3: np.ndarray, rest_J3: np.ndarray | None = None) -> float:
     """Size of the skeleton of joints (T, 24, 3) against the rest skeleton: the median ratio of bone lengths."""
     some = joints_TJ3[:: max(1, len(joints_TJ3) // 256)]
-    seen, rest = _bones(some), _bones(rest_joints()[None])
+    seen, rest = _bones(some), _bones((rest_joints() if rest_J3 is None else rest_J3)[None])
     ratios = np.linalg.norm(seen[:, 1:], axis=-1) / np.linalg.norm(rest[:, 1:], axis=-1)
     scale = float(np.median(ratios))
     if not scale > 0.05:
@@ -139,14 +144,16 @@ def _best_rotation(rest_K3: np.ndarray, seen_TK3: np.ndarray) -> np.ndarray:
     return u @ vt
 
 
-def transforms_from_joints(joints_TJ3: np.ndarray, scale: float = 1.0) -> np.ndarray:
+def transforms_from_joints(joints_TJ3: np.ndarray, scale: float = 1.0, rest_J3: np.ndarray | None = None) -> np.ndarray:
     """World transforms (T, 24, 3, 3) that put the rest body, ``scale`` times as large, onto joints (T, 24, 3), metres.
+
+    The rest body is the one whose joints stand at ``rest_J3`` (24, 3), by default the skeleton's rest pose.
 
     Pelvis and chest take the best rotation of their three children; every other joint turns its parent's rotation by
     the smallest swing that points its bone at its child, so twist is inherited. Bones of another length than the
     scaled rest skeleton's stretch their part of the body along themselves, so that limbs stay attached.
     """
-    bones_J3 = _bones(rest_joints()[None])[0]
+    bones_J3 = _bones((rest_joints() if rest_J3 is None else rest_J3)[None])[0]
     seen_TJ3 = _bones(np.asarray(joints_TJ3, dtype=np.float64))
     lengths_TJ = np.maximum(np.linalg.norm(seen_TJ3, axis=-1), 1e-6)
     ratios_TJ = lengths_TJ / np.maximum(np.linalg.norm(bones_J3, axis=-1), 1e-6)

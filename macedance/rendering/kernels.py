@@ -9,15 +9,24 @@ The formulas of the floor and of the body's light are the ones of the shaders in
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numba import njit
 
 Array = np.ndarray
 
-# No checks for division by zero (they keep loops from being vectorised), and sums may be regrouped.
-_compiled = njit(cache=True, error_model="numpy", fastmath=True)
-_compiled_inline = njit(cache=True, error_model="numpy", fastmath=True, inline="always")
+_Loop = TypeVar("_Loop", bound=Callable[..., Any])
+
+
+def _compiled(loop: _Loop) -> _Loop:
+    """Compile without checks for division by zero (they keep loops from being vectorised), sums may be regrouped."""
+    try:
+        return cast(_Loop, njit(cache=True, error_model="numpy", fastmath=True)(loop))
+    except RuntimeError:  # neither the package nor the home folder can be written: compile in every process
+        return cast(_Loop, njit(error_model="numpy", fastmath=True)(loop))
+
 
 # Indices into the parameter vector of ``stage_parameters`` (software.py); plain integers so that numba folds them.
 FLOOR_LIGHT, FLOOR_DARK, BACKDROP_LOW, BACKDROP_HIGH, RIM_COLOUR = 0, 3, 6, 9, 12
@@ -109,21 +118,21 @@ def box_blur(maps_SS3: Array, channel: int, radius: int) -> None:
                     maps_SS3[j, i, channel] = value
 
 
-@_compiled_inline
+@_compiled
 def _ease(value: float) -> float:
     """Smooth step from 0 at 0 to 1 at 1."""
     t = min(max(value, 0.0), 1.0)
     return t * t * (3.0 - 2.0 * t)
 
 
-@_compiled_inline
+@_compiled
 def _triangle_wave(value: float) -> float:
     """Integral of a square wave of period 2 and height +-1: rises over [0, 1], falls over [1, 2]."""
     phase = value - 2.0 * math.floor(value * 0.5)
     return phase if phase < 1.0 else 2.0 - phase
 
 
-@_compiled_inline
+@_compiled
 def _square_wave(value: float, width: float, inverse_width: float) -> float:
     """The square wave's mean over [value - width / 2, value + width / 2]: a checker without aliasing."""
     return (_triangle_wave(value + 0.5 * width) - _triangle_wave(value - 0.5 * width)) * inverse_width
@@ -355,9 +364,12 @@ def shade(
                 edge = 1.0 - towards
                 rim = p[RIM] * edge * edge * edge * above
                 light = ambient + key + p[FILL] * towards
-                red += seen * math.sqrt(min(colours_V3[a, 0] * light + shine + rim * p[RIM_COLOUR], 1.0))
-                green += seen * math.sqrt(min(colours_V3[a, 1] * light + shine + rim * p[RIM_COLOUR + 1], 1.0))
-                blue += seen * math.sqrt(min(colours_V3[a, 2] * light + shine + rim * p[RIM_COLOUR + 2], 1.0))
+                tint_r = wa * colours_V3[a, 0] + wb * colours_V3[b, 0] + wc * colours_V3[c, 0]
+                tint_g = wa * colours_V3[a, 1] + wb * colours_V3[b, 1] + wc * colours_V3[c, 1]
+                tint_b = wa * colours_V3[a, 2] + wb * colours_V3[b, 2] + wc * colours_V3[c, 2]
+                red += seen * math.sqrt(min(tint_r * light + shine + rim * p[RIM_COLOUR], 1.0))
+                green += seen * math.sqrt(min(tint_g * light + shine + rim * p[RIM_COLOUR + 1], 1.0))
+                blue += seen * math.sqrt(min(tint_b * light + shine + rim * p[RIM_COLOUR + 2], 1.0))
             row, column = (y + row_0) // samples, (x + column_0) // samples
             keep = float(total - covered)
             image_HWC[row, column, 0] = int((image_HWC[row, column, 0] * keep + 255.0 * red) / total + 0.5)
