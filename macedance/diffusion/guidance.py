@@ -91,7 +91,7 @@ class GuidanceFreeTraining:
         unconditional_beta: The temperature of the unconditional branch: 1 (``one``), or that of the row (``same``).
         unconditional_dropout: Whether dropout is active in the unconditional branch.
         mix_fraction: Share of rows that get the mixed loss; the others train at beta = 1, where the unconditional
-            branch has weight 0 and is not computed. 1 is the paper; 0.5 saves about a sixth of a step on a CPU.
+            branch has weight 0 and is not computed. 1 is the paper; 0.5 spares half of the second forward.
         default_beta: beta of sampling where none is asked for.
 
     Raises:
