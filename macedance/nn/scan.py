@@ -71,13 +71,16 @@ def selective_scan(
     if u_BTD.is_meta:  # no numbers to scan: whoever counts or sizes a network wants the shape
         return torch.empty_like(u_BTD)
     dtype = torch.float64 if u_BTD.dtype == torch.float64 else torch.float32
-    u, delta, A, B, C = (x.to(dtype) for x in (u_BTD, delta_BTD, A_DN, B_BTN, C_BTN))
-    skip = None if skip_D is None else skip_D.to(dtype)
-    gate = None if gate_BTD is None else gate_BTD.to(dtype)
-    bias = None if delta_bias_D is None else delta_bias_D.to(dtype)
+    compiled = not plain and can_compile(u_BTD)
+    # the compiled loops read bfloat16 themselves
+    wide = torch.bfloat16 if compiled and u_BTD.dtype == torch.bfloat16 else dtype
+    u, delta = u_BTD.to(wide), delta_BTD.to(wide)
+    gate = None if gate_BTD is None else gate_BTD.to(wide)
+    A, B, C = A_DN.to(dtype), B_BTN.to(dtype), C_BTN.to(dtype)
+    skip, bias = (None if x is None else x.to(dtype) for x in (skip_D, delta_bias_D))
     with torch.autocast(u.device.type, enabled=False):
-        if not plain and can_compile(u):
-            zeros_D = u.new_zeros(u.shape[-1])
+        if compiled:
+            zeros_D = A.new_zeros(A.shape[0])
             skip, bias = (zeros_D if x is None else x for x in (skip, bias))
             y = CompiledScan.apply(u, delta, A.t().contiguous(), B, C, skip, gate, bias, softplus, chunk)
         elif not plain and u.is_cuda and dtype == torch.float32 and (kernel := cuda_selective_scan()) is not None:
@@ -97,12 +100,13 @@ def causal_convolution_silu(x_BTD: Tensor, weight_D1W: Tensor, bias_D: Tensor | 
         plain: Keep to plain torch.
 
     Returns:
-        (B, T, D) in the type of `x_BTD`; half precision is computed in float32 where the compiled loop runs.
+        (B, T, D) in the type of `x_BTD`.
     """
     bias_D = weight_D1W.new_zeros(weight_D1W.shape[0]) if bias_D is None else bias_D
     if not plain and can_compile(x_BTD):
         taps_WD = weight_D1W[:, 0].t().float()
-        return CompiledConvolution.apply(x_BTD.float(), taps_WD, bias_D.float()).to(x_BTD.dtype)
+        narrow = x_BTD if x_BTD.dtype == torch.bfloat16 else x_BTD.float()
+        return CompiledConvolution.apply(narrow, taps_WD, bias_D.float()).to(x_BTD.dtype)
     width = weight_D1W.shape[-1]
     padded_BDT = F.pad(x_BTD.transpose(1, 2), (width - 1, 0))
     weight, bias = weight_D1W.to(x_BTD.dtype), bias_D.to(x_BTD.dtype)

@@ -39,7 +39,10 @@ def can_compile(x: Tensor) -> bool:
 
 
 class CompiledScan(torch.autograd.Function):
-    """The scan with skip, gate and softplus; the states at the chunk borders are all that it keeps."""
+    """The scan with skip, gate and softplus; the states at the chunk borders are all that it keeps.
+
+    u, delta and gate are all float32 or all bfloat16, the rest float32.
+    """
 
     @staticmethod
     def forward(
@@ -64,7 +67,7 @@ class CompiledScan(torch.autograd.Function):
         flags = (use_gate, softplus, min(T, chunk or max(MIN_CHUNK, math.ceil(math.sqrt(T)))))
         keep = any(ctx.needs_input_grad)
         y_BTD = torch.empty_like(inputs[0])
-        starts_SBND = u_BTD.new_empty(-(-T // flags[-1]) if keep else 0, B, N, D)
+        starts_SBND = A_ND.new_empty(-(-T // flags[-1]) if keep else 0, B, N, D)
         arguments = (*_arrays(*inputs), *flags, *_arrays(y_BTD, starts_SBND))
         _in_threads(functools.partial(_kernels().scan_forward, *arguments), B, T * N * D)
         if keep:
@@ -83,7 +86,7 @@ class CompiledScan(torch.autograd.Function):
         grad_u, grad_delta, grad_gate = (torch.empty_like(x) for x in (u_BTD, delta_BTD, gate_BTD))
         grad_B, grad_C = torch.zeros_like(B_BTN), torch.zeros_like(C_BTN)
         # by sequence, so that the sums do not depend on the number of threads
-        grad_A_BND, grad_skip_BD, grad_bias_BD = (u_BTD.new_zeros(*size) for size in ((B, N, D), (B, D), (B, D)))
+        grad_A_BND, grad_skip_BD, grad_bias_BD = (A_ND.new_zeros(*size) for size in ((B, N, D), (B, D), (B, D)))
         outputs = (grad_u, grad_delta, grad_A_BND, grad_B, grad_C, grad_skip_BD, grad_gate, grad_bias_BD)
         arguments = (*_arrays(*inputs), *ctx.flags, *_arrays(starts_SBND, grads[0].contiguous(), *outputs))
         _in_threads(functools.partial(_kernels().scan_backward, *arguments), B, T * N * D)
@@ -121,8 +124,8 @@ class CompiledConvolution(torch.autograd.Function):
         """Convolve again for the SiLU, then spread the gradients."""
         x_BTD, taps_WD, _ = ctx.saved_tensors
         B, T, D = x_BTD.shape
-        grad_x = torch.zeros_like(x_BTD)
-        grad_taps_BWD, grad_bias_BD = x_BTD.new_zeros(B, *taps_WD.shape), x_BTD.new_zeros(B, D)
+        grad_x = torch.empty_like(x_BTD)
+        grad_taps_BWD, grad_bias_BD = taps_WD.new_zeros(B, *taps_WD.shape), taps_WD.new_zeros(B, D)
         arrays = _arrays(*ctx.saved_tensors, grads[0].contiguous(), grad_x, grad_taps_BWD, grad_bias_BD)
         _in_threads(functools.partial(_kernels().convolution_backward, *arrays), B, T * D)
         return grad_x, grad_taps_BWD.sum(0), grad_bias_BD.sum(0)
@@ -135,7 +138,9 @@ def _kernels() -> ModuleType:
 
 
 def _arrays(*tensors: Tensor) -> tuple[Any, ...]:
-    return tuple(x.detach().numpy() for x in tensors)
+    """What the loops read and write: the tensors' own memory, bfloat16 as the bits of int16."""
+    plain = (x.detach() for x in tensors)
+    return tuple((x.view(torch.int16) if x.dtype == torch.bfloat16 else x).numpy() for x in plain)
 
 
 def _in_threads(work: Callable[[int, int], None], num_items: int, updates_per_item: int) -> None:

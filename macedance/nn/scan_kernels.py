@@ -1,19 +1,27 @@
-"""Just-in-time compiled loops of the Mamba-1 mixer for float32 on CPUs (numba comes with librosa).
+"""Just-in-time compiled loops of the Mamba-1 mixer on CPUs (numba comes with librosa).
 
 Shapes: B batch, T time steps, D channels, N state size, W taps, K steps of a chunk, S chunks.
 The scan is fused with its softplus, skip connection and gate, the convolution with its SiLU: the states of a sequence
 stay in the first cache levels, and the inner loops run over neighbouring channels, so that the compiler vectorises
 them. Every sequence of the batch is independent; the caller may run ranges of them in threads, the loops hold no lock.
+
+The activations (u, delta, gate, x and their gradients) are float32, or bfloat16 as the int16 of their bits, read and
+written once; everything is computed in float32.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from numba import njit
+from numba import njit, types
+from numba.extending import overload
 from numpy.typing import NDArray
 
 F32 = np.float32
 Array = NDArray[np.float32]
+# float32, or bfloat16 in int16
+Activation = NDArray[Any]
 
 # Channels that one pass over time works on: with N = 16 the states and their rates take 2 x 16 kB of cache.
 BLOCK = 256
@@ -25,6 +33,48 @@ ROUND = F32(12582912.0)  # 1.5 * 2^23: adding it rounds to an integer that stand
 LOG2_E = F32(1.44269504088896341)
 LN2_HIGH, LN2_LOW = F32(0.693359375), F32(-2.12194440e-4)
 ONE, TWO = F32(1.0), F32(2.0)
+
+
+def _read(source: Activation, row: Array, width: int) -> None:
+    """Copy a row of activations to float32; the compiled versions are below, one per type."""
+
+
+def _write(row: Array, target: Activation, width: int) -> None:
+    """Copy a float32 row to activations."""
+
+
+@overload(_read, jit_options={"nogil": True, "error_model": "numpy"})
+def _compile_read(source: Any, row: Any, width: Any) -> Any:
+    def read_float(source: Any, row: Any, width: Any) -> Any:
+        for d in range(width):
+            row[d] = source[d]
+
+    def read_bfloat(source: Any, row: Any, width: Any) -> Any:
+        for d in range(width):
+            row[d] = np.int32(np.int32(source[d]) << np.int32(16)).view(np.float32)
+
+    return read_bfloat if source.dtype == types.int16 else read_float
+
+
+@overload(_write, jit_options={"nogil": True, "error_model": "numpy"})
+def _compile_write(row: Any, target: Any, width: Any) -> Any:
+    def write_float(row: Any, target: Any, width: Any) -> Any:
+        for d in range(width):
+            target[d] = row[d]
+
+    def write_bfloat(row: Any, target: Any, width: Any) -> Any:
+        for d in range(width):
+            bits = F32(row[d]).view(np.int32)
+            # round to nearest, ties to even; NaN must not round to infinity
+            rounded = (bits + np.int32(0x7FFF) + ((bits >> np.int32(16)) & np.int32(1))) >> np.int32(16)
+            target[d] = np.int16(rounded if row[d] == row[d] else np.int32(0x7FC0))
+
+    return write_bfloat if target.dtype == types.int16 else write_float
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _row(width: int) -> Array:
+    return np.empty(width, dtype=F32)
 
 
 @njit(fastmath={"contract"}, nogil=True, cache=True, error_model="numpy")
@@ -71,19 +121,30 @@ def softplus(x: np.float32) -> np.float32:
 
 
 @njit(fastmath=REORDER, nogil=True, cache=True, error_model="numpy")
+def _step_sizes(raw: Activation, bias: Array, use_softplus: bool, delta: Array, width: int) -> None:
+    _read(raw, delta, width)
+    if use_softplus:
+        for d in range(width):
+            delta[d] = softplus(delta[d] + bias[d])
+    else:
+        for d in range(width):
+            delta[d] += bias[d]
+
+
+@njit(fastmath=REORDER, nogil=True, cache=True, error_model="numpy")
 def scan_forward(
-    u_BTD: Array,
-    delta_BTD: Array,
+    u_BTD: Activation,
+    delta_BTD: Activation,
     A_ND: Array,
     B_BTN: Array,
     C_BTN: Array,
     skip_D: Array,
-    gate_BTD: Array,
+    gate_BTD: Activation,
     bias_D: Array,
     use_gate: bool,
     use_softplus: bool,
     K: int,
-    y_BTD: Array,
+    y_BTD: Activation,
     starts_SBND: Array,
     first: int,
     last: int,
@@ -92,7 +153,7 @@ def scan_forward(
     T, D, N = u_BTD.shape[1], u_BTD.shape[2], A_ND.shape[0]
     keep = starts_SBND.shape[0] > 0
     state = np.empty((N, BLOCK), dtype=F32)
-    delta = np.empty(BLOCK, dtype=F32)
+    delta, u, y, gate = _row(BLOCK), _row(BLOCK), _row(BLOCK), _row(BLOCK)
     for b in range(first, last):
         for low in range(0, D, BLOCK):
             width = min(BLOCK, D - low)
@@ -103,13 +164,8 @@ def scan_forward(
                 if keep and t % K == 0:
                     for n in range(N):
                         starts_SBND[t // K, b, n, low:high] = state[n, :width]
-                u, raw, y = u_BTD[b, t, low:high], delta_BTD[b, t, low:high], y_BTD[b, t, low:high]
-                if use_softplus:
-                    for d in range(width):
-                        delta[d] = softplus(raw[d] + bias[d])
-                else:
-                    for d in range(width):
-                        delta[d] = raw[d] + bias[d]
+                _read(u_BTD[b, t, low:high], u, width)
+                _step_sizes(delta_BTD[b, t, low:high], bias, use_softplus, delta, width)
                 for d in range(width):
                     y[d] = skip[d] * u[d]
                 for n in range(N):
@@ -120,33 +176,34 @@ def scan_forward(
                         h[d] = new
                         y[d] += out_weight * new
                 if use_gate:
-                    gate = gate_BTD[b, t, low:high]
+                    _read(gate_BTD[b, t, low:high], gate, width)
                     for d in range(width):
                         y[d] *= gate[d] * sigmoid(gate[d])
+                _write(y, y_BTD[b, t, low:high], width)
 
 
 @njit(fastmath=REORDER, nogil=True, cache=True, error_model="numpy")
 def scan_backward(
-    u_BTD: Array,
-    delta_BTD: Array,
+    u_BTD: Activation,
+    delta_BTD: Activation,
     A_ND: Array,
     B_BTN: Array,
     C_BTN: Array,
     skip_D: Array,
-    gate_BTD: Array,
+    gate_BTD: Activation,
     bias_D: Array,
     use_gate: bool,
     use_softplus: bool,
     K: int,
     starts_SBND: Array,
-    grad_BTD: Array,
-    grad_u_BTD: Array,
-    grad_delta_BTD: Array,
+    grad_BTD: Activation,
+    grad_u_BTD: Activation,
+    grad_delta_BTD: Activation,
     grad_A_BND: Array,
     grad_B_BTN: Array,
     grad_C_BTN: Array,
     grad_skip_BD: Array,
-    grad_gate_BTD: Array,
+    grad_gate_BTD: Activation,
     grad_bias_BD: Array,
     first: int,
     last: int,
@@ -155,10 +212,12 @@ def scan_backward(
     T, D, N = u_BTD.shape[1], u_BTD.shape[2], A_ND.shape[0]
     decays = np.empty((K, N, BLOCK), dtype=F32)
     states = np.empty((K + 1, N, BLOCK), dtype=F32)
+    inputs = np.empty((K, BLOCK), dtype=F32)
     deltas = np.empty((K, BLOCK), dtype=F32)
     outputs = np.empty((K, BLOCK), dtype=F32)
     carry = np.empty((N, BLOCK), dtype=F32)
-    grad_y = np.empty(BLOCK, dtype=F32)
+    raw, gate = _row(BLOCK), _row(BLOCK)
+    grad_y, grad_u, grad_delta = _row(BLOCK), _row(BLOCK), _row(BLOCK)
     for b in range(first, last):
         for low in range(0, D, BLOCK):
             width = min(BLOCK, D - low)
@@ -174,14 +233,9 @@ def scan_backward(
 
                 # the chunk's step sizes, decays, states and (for the gate) outputs again
                 for k in range(steps):
-                    u, raw = u_BTD[b, start + k, low:high], delta_BTD[b, start + k, low:high]
-                    delta, y = deltas[k], outputs[k]
-                    if use_softplus:
-                        for d in range(width):
-                            delta[d] = softplus(raw[d] + bias[d])
-                    else:
-                        for d in range(width):
-                            delta[d] = raw[d] + bias[d]
+                    u, delta, y = inputs[k], deltas[k], outputs[k]
+                    _read(u_BTD[b, start + k, low:high], u, width)
+                    _step_sizes(delta_BTD[b, start + k, low:high], bias, use_softplus, delta, width)
                     for d in range(width):
                         y[d] = skip[d] * u[d]
                     for n in range(N):
@@ -195,17 +249,15 @@ def scan_backward(
 
                 for k in range(steps - 1, -1, -1):
                     t = start + k
-                    u, grad, delta = u_BTD[b, t, low:high], grad_BTD[b, t, low:high], deltas[k]
-                    grad_u, grad_delta = grad_u_BTD[b, t, low:high], grad_delta_BTD[b, t, low:high]
+                    u, delta, y = inputs[k], deltas[k], outputs[k]
+                    _read(grad_BTD[b, t, low:high], grad_y, width)
                     if use_gate:
-                        gate, grad_gate, y = gate_BTD[b, t, low:high], grad_gate_BTD[b, t, low:high], outputs[k]
+                        _read(gate_BTD[b, t, low:high], gate, width)
                         for d in range(width):
-                            share = sigmoid(gate[d])
-                            grad_gate[d] = grad[d] * y[d] * share * (ONE + gate[d] * (ONE - share))
-                            grad_y[d] = grad[d] * gate[d] * share
-                    else:
-                        for d in range(width):
-                            grad_y[d] = grad[d]
+                            share, grad = sigmoid(gate[d]), grad_y[d]
+                            grad_y[d] = grad * gate[d] * share
+                            gate[d] = grad * y[d] * share * (ONE + gate[d] * (ONE - share))
+                        _write(gate, grad_gate_BTD[b, t, low:high], width)
                     for d in range(width):
                         grad_u[d] = F32(0.0)
                         grad_delta[d] = F32(0.0)
@@ -233,62 +285,79 @@ def scan_backward(
                         grad_delta[d] += grad_u[d] * u[d]
                         grad_u[d] = grad_u[d] * delta[d] + grad_y[d] * skip[d]
                     if use_softplus:
-                        raw = delta_BTD[b, t, low:high]
+                        _read(delta_BTD[b, t, low:high], raw, width)
                         for d in range(width):
                             grad_delta[d] *= sigmoid(raw[d] + bias[d])
                     for d in range(width):
                         grad_bias[d] += grad_delta[d]
+                    _write(grad_u, grad_u_BTD[b, t, low:high], width)
+                    _write(grad_delta, grad_delta_BTD[b, t, low:high], width)
 
 
 @njit(fastmath=REORDER, nogil=True, cache=True, error_model="numpy")
-def convolution_forward(x_BTD: Array, taps_WD: Array, bias_D: Array, y_BTD: Array, first: int, last: int) -> None:
+def convolution_forward(
+    x_BTD: Activation, taps_WD: Array, bias_D: Array, y_BTD: Activation, first: int, last: int
+) -> None:
     """Fill ``y = silu(bias + sum of taps[W-1-i] x[t-i])`` for the sequences first <= b < last."""
     T, D, W = x_BTD.shape[1], x_BTD.shape[2], taps_WD.shape[0]
+    # a ring of the last W inputs
+    recent = np.empty((W, D), dtype=F32)
+    row = _row(D)
     for b in range(first, last):
         for t in range(T):
-            y = y_BTD[b, t]
-            _convolve(x_BTD[b], taps_WD, bias_D, t, W, D, y)
+            _read(x_BTD[b, t], recent[t % W], D)
+            _convolve(recent, taps_WD, bias_D, t, W, D, row)
             for d in range(D):
-                y[d] = y[d] * sigmoid(y[d])
+                row[d] *= sigmoid(row[d])
+            _write(row, y_BTD[b, t], D)
 
 
 @njit(fastmath=REORDER, nogil=True, cache=True, error_model="numpy")
 def convolution_backward(
-    x_BTD: Array,
+    x_BTD: Activation,
     taps_WD: Array,
     bias_D: Array,
-    grad_BTD: Array,
-    grad_x_BTD: Array,
+    grad_BTD: Activation,
+    grad_x_BTD: Activation,
     grad_taps_BWD: Array,
     grad_bias_BD: Array,
     first: int,
     last: int,
 ) -> None:
-    """Gradients of `convolution_forward`; all of them must come as zeros."""
+    """Gradients of `convolution_forward`; those of taps and bias must come as zeros."""
     T, D, W = x_BTD.shape[1], x_BTD.shape[2], taps_WD.shape[0]
-    row = np.empty(D, dtype=F32)
+    # rings of the last W inputs and of their gradients, to which W - 1 later steps still add
+    recent = np.empty((W, D), dtype=F32)
+    grad_recent = np.empty((W, D), dtype=F32)
+    row, grad = _row(D), _row(D)
     for b in range(first, last):
         grad_bias = grad_bias_BD[b]
         for t in range(T):
-            _convolve(x_BTD[b], taps_WD, bias_D, t, W, D, row)
-            grad = grad_BTD[b, t]
+            _read(x_BTD[b, t], recent[t % W], D)
+            _read(grad_BTD[b, t], grad, D)
+            grad_recent[t % W] = F32(0.0)
+            _convolve(recent, taps_WD, bias_D, t, W, D, row)
             for d in range(D):
                 share = sigmoid(row[d])
                 row[d] = grad[d] * share * (ONE + row[d] * (ONE - share))
                 grad_bias[d] += row[d]
             for i in range(min(W, t + 1)):
-                x, grad_x = x_BTD[b, t - i], grad_x_BTD[b, t - i]
+                x, grad_x = recent[(t - i) % W], grad_recent[(t - i) % W]
                 tap, grad_tap = taps_WD[W - 1 - i], grad_taps_BWD[b, W - 1 - i]
                 for d in range(D):
                     grad_x[d] += row[d] * tap[d]
                     grad_tap[d] += row[d] * x[d]
+            if t >= W - 1:
+                _write(grad_recent[(t + 1) % W], grad_x_BTD[b, t - W + 1], D)
+        for t in range(max(T - W + 1, 0), T):
+            _write(grad_recent[t % W], grad_x_BTD[b, t], D)
 
 
 @njit(fastmath=REORDER, nogil=True, cache=True, error_model="numpy")
-def _convolve(x_TD: Array, taps_WD: Array, bias_D: Array, t: int, W: int, D: int, out_D: Array) -> None:
+def _convolve(recent_WD: Array, taps_WD: Array, bias_D: Array, t: int, W: int, D: int, out_D: Array) -> None:
     for d in range(D):
         out_D[d] = bias_D[d]
     for i in range(min(W, t + 1)):
-        x, tap = x_TD[t - i], taps_WD[W - 1 - i]
+        x, tap = recent_WD[(t - i) % W], taps_WD[W - 1 - i]
         for d in range(D):
             out_D[d] += x[d] * tap[d]
