@@ -26,8 +26,9 @@ from torch.nn import functional as F
 from macedance.errors import DataError
 from macedance.nn.scan_compiled import CompiledConvolution, CompiledScan, can_compile
 
-# Bytes of one slab of states (K, B, N, D) in the torch path. Three to four slabs are alive at a time.
-SLAB_BYTES = 1 << 20
+# Bytes of one slab of states (K, B, N, D) in the torch path; three to four are alive at a time. On a CPU a slab should
+# stay in the cache, elsewhere few large operations are better.
+SLAB_BYTES, SLAB_BYTES_DEVICE = 1 << 20, 1 << 26
 
 
 def selective_scan(
@@ -196,9 +197,10 @@ def _plain_scan(
     return y if gate is None else y * F.silu(gate)
 
 
-def _chunk_steps(num_steps: int, bytes_per_step: int) -> int:
-    """Steps of a chunk: a slab that fits the cache, but not so few that the kept states (T / K) outgrow the slabs."""
-    return min(num_steps, max(SLAB_BYTES // bytes_per_step, math.ceil(math.sqrt(num_steps / 8)), 1))
+def _chunk_steps(num_steps: int, bytes_per_step: int, on_cpu: bool) -> int:
+    """Steps of a chunk: as many as a slab takes, but not so few that the kept states (T / K) outgrow the slabs."""
+    slab = SLAB_BYTES if on_cpu else SLAB_BYTES_DEVICE
+    return min(num_steps, max(slab // bytes_per_step, math.ceil(math.sqrt(num_steps / 8)), 1))
 
 
 class TorchScan(torch.autograd.Function):
@@ -211,7 +213,7 @@ class TorchScan(torch.autograd.Function):
         """Run the scan."""
         T, B, D = u_TBD.shape
         N = A_ND.shape[0]
-        K = chunk or _chunk_steps(T, B * N * D * u_TBD.element_size())
+        K = chunk or _chunk_steps(T, B * N * D * u_TBD.element_size(), u_TBD.device.type == "cpu")
         keep = any(ctx.needs_input_grad)
 
         y_TBD = torch.empty_like(u_TBD)

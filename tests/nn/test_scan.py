@@ -110,6 +110,33 @@ def test_half_precision_is_computed_in_float32() -> None:
     torch.testing.assert_close(y, reference([x.double() for x in inputs]).to(torch.bfloat16), rtol=1e-2, atol=1e-3)
 
 
+def test_bfloat16_loops_are_as_exact_as_their_input_and_output() -> None:
+    """The compiled loops read and write bfloat16 but compute in float32: only the ends are rounded."""
+    inputs = make_inputs(2, 33, 40, 4)
+    narrow = [
+        x.detach().to(torch.bfloat16 if i in (0, 1, 6) else x.dtype).requires_grad_() for i, x in enumerate(inputs)
+    ]
+    wide = [x.detach().float().requires_grad_() for x in narrow]
+    grad = torch.randn(inputs[0].shape, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
+    y, y_wide = selective_scan(*narrow, softplus=True), selective_scan(*wide, softplus=True)
+    assert torch.equal(y, y_wide.to(torch.bfloat16))
+    grads = torch.autograd.grad(y, narrow, grad), torch.autograd.grad(y_wide, wide, grad.float())
+    for name, a, b in zip(NAMES, *grads, strict=True):
+        torch.testing.assert_close(a, b.to(a.dtype), rtol=1e-2, atol=1e-3, msg=name)
+    x, weight, bias = narrow[0], torch.randn(40, 1, 4), torch.randn(40)
+    exact = causal_convolution_silu(x.float(), weight, bias)
+    assert torch.equal(causal_convolution_silu(x, weight, bias), exact.to(torch.bfloat16))
+
+
+def test_bfloat16_loops_keep_nan_and_infinity() -> None:
+    x = torch.tensor([float("nan"), float("inf"), 3.4e38, 1.0]).to(torch.bfloat16).view(1, 1, 4)
+    y = causal_convolution_silu(x, torch.ones(4, 1, 1), torch.zeros(4))[0, 0]
+    assert y[0].isnan()
+    assert y[1] == float("inf")
+    assert y[2].isfinite() or y[2].isinf()
+    assert not y[2:].isnan().any()
+
+
 def test_threads_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scan_compiled, "MIN_UPDATES_PER_THREAD", 1)
     inputs = make_inputs(5, 40, 16, 4)
