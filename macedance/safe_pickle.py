@@ -124,7 +124,7 @@ def load_foreign(path: str | Path, *, error: type[CheckpointError] | type[DataEr
         raise error("the file asks for more memory than there is", where=path, expected=expected) from problem
     except Exception as problem:  # a damaged pickle fails in any way
         kind = type(problem).__name__
-        raise error(f"not a readable checkpoint: {kind}: {problem}", where=path, expected=expected) from problem
+        raise error(f"the file is foreign or damaged ({kind}: {problem})", where=path, expected=expected) from problem
 
 
 class _RefusedError(Exception):

@@ -65,7 +65,7 @@ def write_folder(
     try:
         _write_files(stage, full_config, normalizer, state_dict)
         if fresh:
-            stage.chmod(0o777 & ~_umask())
+            stage.chmod(0o755)  # mkdtemp makes private folders; ours is an ordinary one
             stage.rename(out_dir)
         else:
             for name in FILES:
@@ -170,6 +170,7 @@ def _write_files(
     except (TypeError, ValueError) as error:
         raise DataError(f"the model's configuration is not plain JSON: {error}", where=folder) from error
     for name in FILES:
+        (folder / name).chmod(0o644)  # safetensors writes private files
         with open(folder / name, "rb") as file:
             os.fsync(file.fileno())
 
@@ -192,9 +193,3 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         return load_file(str(path))
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"cannot read the weights: {error}", where=path, expected="a safetensors file") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

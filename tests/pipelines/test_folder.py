@@ -34,6 +34,7 @@ def test_round_trip_keeps_config_normalizer_and_weights(tmp_path: Path) -> None:
     assert {k: v.tolist() for k, v in state.items()} == {k: v.tolist() for k, v in weights().items()}
     assert sorted(p.name for p in out.iterdir()) == ["config.json", "model.safetensors", "normalizer.json"]
     assert os.listdir(out.parent) == ["model"]
+    assert {p.stat().st_mode & 0o777 for p in out.iterdir()} == {0o644}
 
 
 def test_write_into_existing_folder_replaces_only_our_files(tmp_path: Path) -> None:
