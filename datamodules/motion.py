@@ -235,6 +235,11 @@ class MotionDataModule(pl.LightningDataModule):
         on_gpu = trainer is not None and trainer.strategy.root_device.type == "cuda"
         return MotionLoader(windows, num_workers=self.num_workers, pin_memory=on_gpu, seed=self.seed, **options)
 
+    def music_file(self, song: str) -> Path | None:
+        """The song's file in the corpus, for the sound of a video; None where the corpus brings none."""
+        folder = self.train_samples.shards.folder / "music"
+        return next((path for path in sorted(folder.glob(f"{song}.*")) if path.stem == song), None)
+
     def clips(self, split: str) -> list[Clip]:
         """Whole clips of `train`, `val` or `test`, in the corpus's order.
 

@@ -114,6 +114,7 @@ def _train_and_judge(
     arguments.append(f"--seed_everything={seed}")
     if smoke:
         arguments += ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--data.demo_clips=16"]
+        arguments += ["--data.global_batch_size=4"]
     from launch.config_files import resolve_arguments
 
     run = prepare_run(resolve_arguments(arguments))

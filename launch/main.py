@@ -67,6 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(verb: str, arguments: list[str]) -> int:
+    # Read when torch loads OpenMP: threads that spin while they wait take the processor from the compiled loops, which
+    # have threads of their own (two virtual cores: a training step took ten times as long).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from macedance.errors import MaceDanceError
 
     try:

@@ -29,6 +29,30 @@ def shared_dir() -> Path:
     return path
 
 
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Two workers on two cores: more threads would wait for each other."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests never touch the user's cache; the workers of one run share theirs."""
+    root = tmp_path_factory.getbasetemp()
+    shared = root.parent if os.environ.get("PYTEST_XDIST_WORKER") else root
+    os.environ["MACEDANCE_CACHE"] = str(shared / "macedance-cache")
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(own_cache: None) -> Path:
+    """The built-in corpus at its smallest: 16 clips, made once for all workers."""
+    from datamodules.corpora import cached_demo_corpus
+
+    return cached_demo_corpus(num_clips=16, seed=0, workers=1)
+
+
 @pytest.fixture(scope="session")
 def project_root() -> Path:
     return ROOT

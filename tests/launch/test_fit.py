@@ -1,0 +1,190 @@
+"""Training through the command: files of a run, determinism, what trains, and starting from weights."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from launch.main import main
+from launch.training import train
+from macedance.errors import ConfigError
+from macedance.pipelines.music_to_motion import MusicToMotion
+
+SMALL = ["--config=mace_motion_demo", "--config=debug/mace_motion_cpu"]
+
+
+def fit(run_dir: Path, corpus: Path, *extra: str):
+    return train([*SMALL, f"--run_dir={run_dir}", f"--data.shards={corpus}", *extra])
+
+
+def losses(run_dir: Path) -> list[str]:
+    with (run_dir / "metrics.csv").open(encoding="utf-8") as file:
+        return [row["train/loss"] for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path) -> Path:
+    folder = tmp_path_factory.mktemp("fit") / "run"
+    fit(folder, tiny_corpus, "--trainer.max_steps=4", "--checkpoint_every_n_steps=2")
+    return folder
+
+
+def test_a_run_leaves_the_files_it_promises(finished: Path) -> None:
+    assert {"config.yaml", "metrics.csv", "metrics_val.csv", "provenance.json", "checkpoints"} <= {
+        p.name for p in finished.iterdir()
+    }
+    assert sorted(p.name for p in (finished / "checkpoints").iterdir()) == [
+        "last.ckpt", "step-00000002.ckpt", "step-00000004.ckpt",
+    ]  # fmt: skip
+    with (finished / "metrics.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
+    assert all(float(row["time/frames_per_second"]) > 0 and 0 <= float(row["time/data_stall"]) <= 1 for row in rows)
+    start = json.loads((finished / "provenance.json").read_text(encoding="utf-8"))["starts"][0]
+    assert start["data"] is not None
+    assert start["hardware"]["cpus"] >= 1
+    with (finished / "metrics_val.csv").open(encoding="utf-8") as file:
+        names = {row["name"] for row in csv.DictReader(file)}
+    assert "val/loss" in names
+
+
+def test_a_checkpoint_loads_without_running_code_and_carries_its_model(finished: Path) -> None:
+    content = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)
+    assert content["macedance"]["position"] == 16
+    assert content["macedance"]["config"]["genres"]
+    assert content["ema"]
+    pipeline = MusicToMotion.load(finished / "checkpoints" / "last.ckpt")
+    assert len(pipeline.genres) == 8
+
+
+def test_the_written_config_repeats_the_run(finished: Path, tmp_path: Path) -> None:
+    train([f"--config={finished / 'config.yaml'}", f"--run_dir={tmp_path / 'again'}"])
+    assert losses(tmp_path / "again") == losses(finished)
+
+
+def test_same_seed_same_losses_and_another_seed_other_ones(finished: Path, tmp_path: Path, tiny_corpus: Path) -> None:
+    fit(tmp_path / "b", tiny_corpus, "--trainer.max_steps=4", "--seed_everything=1")
+    assert losses(tmp_path / "b") != losses(finished)
+
+
+def test_loader_workers_change_nothing(finished: Path, tmp_path: Path, tiny_corpus: Path) -> None:
+    fit(tmp_path / "w", tiny_corpus, "--trainer.max_steps=4", "--data.num_workers=2")
+    assert losses(tmp_path / "w") == losses(finished)
+
+
+def test_a_directory_with_a_run_is_not_overwritten(finished: Path, tiny_corpus: Path) -> None:
+    before = losses(finished)
+    with pytest.raises(ConfigError, match="already holds a run"):
+        fit(finished, tiny_corpus)
+    assert losses(finished) == before
+
+
+def test_train_only_changes_exactly_what_matches(finished: Path, tmp_path: Path, tiny_corpus: Path) -> None:
+    start = finished / "checkpoints" / "last.ckpt"
+    run = fit(tmp_path / "part", tiny_corpus, f"--init_from={start}", '--model.train_only=["final_layer.*"]')
+    before = MusicToMotion.load(start).network.state_dict()
+    after = run.model.built_network.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"final_layer.weight", "final_layer.bias"}
+    content = torch.load(run.directory / "checkpoints" / "last.ckpt", weights_only=True)
+    assert len(content["optimizer_states"][0]["state"]) == 2
+    assert set(content["ema"]) == changed
+
+
+def test_freeze_keeps_what_matches(finished: Path, tmp_path: Path, tiny_corpus: Path) -> None:
+    start = finished / "checkpoints" / "last.ckpt"
+    run = fit(tmp_path / "frozen", tiny_corpus, f"--init_from={start}", '--model.freeze=["musiclayerstack.*"]')
+    before, after = MusicToMotion.load(start).network.state_dict(), run.model.built_network.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert not any(name.startswith("musiclayerstack") for name in changed)
+
+
+def test_a_pattern_that_matches_nothing_is_named(tmp_path: Path, tiny_corpus: Path) -> None:
+    with pytest.raises(ConfigError, match="final_layr"):
+        fit(tmp_path / "x", tiny_corpus, '--model.train_only=["final_layr.*"]')
+
+
+def test_lora_trains_adapters_only_and_folds_into_the_model(finished: Path, tmp_path: Path, tiny_corpus: Path) -> None:
+    start = finished / "checkpoints" / "last.ckpt"
+    run = fit(
+        tmp_path / "lora", tiny_corpus, f"--init_from={start}", "--model.lora.rank=2",
+        "--model.optimizer.lr=0.05", "--trainer.max_steps=3", "--model.lr_schedule=null",
+    )  # fmt: skip
+    network = run.model.built_network
+    trainable = {name for name, p in network.named_parameters() if p.requires_grad}
+    assert trainable
+    assert all("lora_" in name for name in trainable)
+    pipeline = MusicToMotion.load(run.directory / "checkpoints" / "last.ckpt", weights="raw")
+    base = MusicToMotion.load(start).network.state_dict()
+    merged = pipeline.network.state_dict()
+    assert merged.keys() == base.keys()
+    assert any(not torch.equal(base[name], merged[name]) for name in base)
+    network.eval()
+    generator = torch.Generator().manual_seed(0)
+    xt, music = torch.randn(2, 20, 151, generator=generator), torch.randn(2, 20, 35, generator=generator)
+    t, beta, genre = torch.tensor([3, 700]), torch.tensor([0.5, 1.0]), torch.tensor([1, 2])
+    with torch.no_grad():
+        torch.testing.assert_close(
+            network(xt, t, beta, music, genre), pipeline.network(xt, t, beta, music, genre), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_starting_from_another_network_says_what_differs(finished: Path, tmp_path: Path, tiny_corpus: Path) -> None:
+    start = finished / "checkpoints" / "last.ckpt"
+    assert (
+        main(
+            ["fit", *SMALL, f"--run_dir={tmp_path / 'other'}", f"--data.shards={tiny_corpus}",
+             f"--init_from={start}", "--model.network.init_args.latent_dim=48"]
+        )  # fmt: skip
+        == 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        (["--data.shards=/no/such/corpus"], "/no/such/corpus"),
+        (["--data.global_batch_size=1000"], "1000"),
+        (["--model.network.init_args.num_genres=3"], "num_genres"),
+        (["--model.objective.init_args.drop_probability=2"], "drop_probability"),
+    ],
+)
+def test_a_wrong_request_is_one_line(
+    extra: list[str], expected: str, tmp_path: Path, tiny_corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", *SMALL, f"--run_dir={tmp_path / 'run'}", f"--data.shards={tiny_corpus}", *extra]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert len(lines) == 1
+    assert expected in lines[0]
+
+
+def test_a_shard_set_without_manifest_is_named(tmp_path: Path, tiny_corpus: Path, capsys) -> None:
+    import shutil
+
+    shutil.copytree(tiny_corpus / "train", tmp_path / "bare" / "train")
+    assert main(["fit", *SMALL, f"--run_dir={tmp_path / 'run'}", f"--data.shards={tmp_path / 'bare'}"]) == 2
+    assert "manifest" in capsys.readouterr().err
+
+
+def test_previews_and_protocol_are_written(tmp_path: Path, tiny_corpus: Path) -> None:
+    from macedance.rendering.probe import probe_video
+
+    fit(
+        tmp_path / "run", tiny_corpus,
+        "--trainer.callbacks+={class_path: callbacks.motion_protocol.MotionProtocol, "
+        "init_args: {every_n_steps: 2, max_clips: 2, num_steps: 2, allow_small_n: true}}",
+        "--trainer.callbacks+={class_path: callbacks.samples.SampleVideos, "
+        "init_args: {every_n_steps: 2, num_steps: 2, size: 96}}",
+    )  # fmt: skip
+    report = json.loads((tmp_path / "run" / "protocol" / "step-00000002.json").read_text(encoding="utf-8"))
+    assert report["presets"]["clean"]["bas"]["n"] >= 1
+    names = (tmp_path / "run" / "metrics_val.csv").read_text(encoding="utf-8")
+    assert "val/bas," in names
+    facts = probe_video(tmp_path / "run" / "samples" / "step-00000002-0.mp4")
+    assert facts.num_frames >= 150
+    assert facts.audio_codec == "aac"
