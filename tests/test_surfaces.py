@@ -121,7 +121,7 @@ def test_metric_keys() -> None:
 
     rng = np.random.default_rng(0)
     clips = [
-        JointClip(rng.normal(size=(40, 24, 3)).astype(np.float32), 30.0, None, np.array([0.4, 0.9]), str(i), song=str(i))
+        JointClip(rng.normal(size=(40, 24, 3)).astype(np.float32), 30.0, None, np.array([0.4]), str(i), song=str(i))
         for i in range(3)
     ]
     check("metric_keys", sorted(evaluate_clips(clips, clips, allow_small_n=True)))

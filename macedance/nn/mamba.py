@@ -60,9 +60,7 @@ class Mamba1Mixer(nn.Module):
 
     def forward(self, x_BTM: Tensor) -> Tensor:
         """Mix (B, T, M) over time; frame t sees the frames up to t."""
-        # Two products instead of one that is split: both halves come out contiguous, as the scan needs them.
-        weight_x, weight_z = self.in_proj.weight.chunk(2)
-        x_BTD, z_BTD = F.linear(x_BTM, weight_x), F.linear(x_BTM, weight_z)
+        x_BTD, z_BTD = _two_halves(self.in_proj, x_BTM)
         x_BTD = causal_convolution_silu(x_BTD, self.conv1d.weight, self.conv1d.bias)
         dt_BTR, B_BTN, C_BTN = self.x_proj(x_BTD).split([self.rank, self.state_dim, self.state_dim], dim=-1)
         y_BTD = selective_scan(
@@ -77,6 +75,17 @@ class Mamba1Mixer(nn.Module):
             softplus=True,
         )
         return self.out_proj(y_BTD)
+
+
+def _two_halves(projection: nn.Module, x_BTM: Tensor) -> tuple[Tensor, Tensor]:
+    """Both halves of a projection's channels, each contiguous, as the scan needs them."""
+    if type(projection) is nn.Linear and projection.bias is None:
+        # Two products instead of one that is split and copied.
+        weight_x, weight_z = projection.weight.chunk(2)
+        return F.linear(x_BTM, weight_x), F.linear(x_BTM, weight_z)
+    # An adapted projection (LoRA) is more than its weight: it must be called.
+    x_BTD, z_BTD = projection(x_BTM).chunk(2, dim=-1)
+    return x_BTD.contiguous(), z_BTD.contiguous()
 
 
 class BiMamba(nn.Module):

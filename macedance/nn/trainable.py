@@ -13,6 +13,10 @@ from torch import Tensor, nn
 from macedance.errors import ConfigError
 
 
+#: Modules of the Mamba mixer whose weights go into the scan and the convolution without the module being called.
+_READ_DIRECTLY = ("dt_proj", "conv1d")
+
+
 @dataclass(frozen=True)
 class LoraSettings:
     """Low-rank adapters (Hu et al., "LoRA", ICLR 2022) by peft.
@@ -82,6 +86,17 @@ def add_lora(network: nn.Module, settings: LoraSettings) -> None:
             f"the expression {settings.target_modules!r} matches no module",
             where="model.lora.target_modules",
             expected=f"a regular expression for names such as {', '.join(examples)}",
+        )
+    unreachable = [
+        name
+        for name, _ in network.named_modules()
+        if re.fullmatch(settings.target_modules, name) and name.rpartition(".")[2] in _READ_DIRECTLY
+    ]
+    if unreachable:
+        raise ConfigError(
+            f"an adapter on {unreachable[0]} would change nothing: the scan reads that weight itself",
+            where="model.lora.target_modules",
+            fix="leave dt_proj and conv1d out, or name them in train_only instead",
         )
     config = LoraConfig(
         r=settings.rank,

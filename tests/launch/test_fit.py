@@ -136,13 +136,8 @@ def test_lora_trains_adapters_only_and_folds_into_the_model(finished: Path, tmp_
 
 def test_starting_from_another_network_says_what_differs(finished: Path, tmp_path: Path, tiny_corpus: Path) -> None:
     start = finished / "checkpoints" / "last.ckpt"
-    assert (
-        main(
-            ["fit", *SMALL, f"--run_dir={tmp_path / 'other'}", f"--data.shards={tiny_corpus}",
-             f"--init_from={start}", "--model.network.init_args.latent_dim=48"]
-        )  # fmt: skip
-        == 2
-    )
+    arguments = [*SMALL, f"--run_dir={tmp_path / 'other'}", f"--data.shards={tiny_corpus}", f"--init_from={start}"]
+    assert main(["fit", *arguments, "--model.network.init_args.latent_dim=48"]) == 2
 
 
 @pytest.mark.parametrize(

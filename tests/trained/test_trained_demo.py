@@ -150,9 +150,7 @@ def songs(shared_dir: Path, tmp_path: Path) -> list[Path]:
     music = shared_dir / "data" / "music"
     stems = [load_audio(music / "sectoid" / "war_of_freedom" / name) for name in ("song.ogg", "guitar.ogg")]
     length = min(len(stem.samples) for stem in stems)
-    write_audio(
-        tmp_path / "sectoid.flac", 0.5 * sum(stem.samples[:length] for stem in stems), stems[0].sample_rate
-    )
+    write_audio(tmp_path / "sectoid.flac", 0.5 * sum(stem.samples[:length] for stem in stems), stems[0].sample_rate)
     return [*sorted((music / "librosa_examples").glob("*.ogg")), tmp_path / "sectoid.flac"]
 
 
