@@ -23,7 +23,7 @@ class EmaCallback(pl.Callback):
     def __init__(self, decay: float = 0.9999, warmup: bool = True) -> None:
         self.decay, self.warmup = decay, warmup
         self.average: ExponentialMovingAverage | None = None
-        self._last_step = -1
+        self._last_step = 0
         self._pending: dict[str, Any] | None = None
         self._validation = ExitStack()
         self._in_validation = False
@@ -37,6 +37,7 @@ class EmaCallback(pl.Callback):
             self.average.load_state_dict(self._pending)
             self._pending = None
         self.average.to(pl_module.device)
+        self._last_step = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

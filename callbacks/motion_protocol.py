@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from callbacks.ema import EmaCallback
 from callbacks.run_files import MetricsCsv, find_callback, write_json
@@ -26,7 +27,7 @@ class MotionProtocol(pl.Callback):
     Args:
         every_n_steps: Optimizer steps between two evaluations.
         max_clips: Clips at most, spread over the split by their order; None: all.
-        sampler: ``ddim`` or ``dpmpp``.
+        sampler: ``ddim`` or ``dpmpp``; None: the model's own.
         num_steps: Sampling steps; None: the sampler's own number.
         beta: Temperature; None: the objective's default.
         seed: Of the sampling noise.
@@ -36,8 +37,8 @@ class MotionProtocol(pl.Callback):
     def __init__(
         self,
         every_n_steps: int = 1000,
-        max_clips: int | None = 32,
-        sampler: str = "dpmpp",
+        max_clips: int | None = None,
+        sampler: str | None = None,
         num_steps: int | None = None,
         beta: float | None = None,
         seed: int = 0,
@@ -49,6 +50,7 @@ class MotionProtocol(pl.Callback):
         self.sampler, self.num_steps, self.beta, self.seed = sampler, num_steps, beta, seed
         self.allow_small_n = allow_small_n
         self._last_step = 0
+        self._said_refusal = False
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -85,6 +87,10 @@ class MotionProtocol(pl.Callback):
         generated = [JointClip.from_motion(m, c.key) for m, c in zip(motions, clips, strict=True)]
         reference = [JointClip.from_motion(replace(c.motion, song=c.song), c.key) for c in clips]
         metrics = evaluate_clips(generated, reference, allow_small_n=self.allow_small_n)
+        refused = {str(m["reason"]) for m in metrics.values() if m.get("reason")}
+        if refused and not self._said_refusal:
+            self._said_refusal = True
+            rank_zero_info(f"validation numbers left out: {'; '.join(sorted(refused))}")
         values = {f"val/{k}": float(m["value"]) for k, m in metrics.items() if m.get("value") is not None}
         csv_file = find_callback(trainer, MetricsCsv)
         if csv_file is not None:

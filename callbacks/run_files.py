@@ -30,12 +30,15 @@ class MetricsCsv(pl.Callback):
         self._file: TextIO | None = None
         self._val_file: TextIO | None = None
         self._columns: list[str] | None = None
-        self._last_step = -1
+        self._last_step = 0
+        self._sums: dict[str, float] = {}
+        self._batches = 0
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open both files on the first rank."""
         if not trainer.is_global_zero:
             return
+        self._last_step = trainer.global_step
         root = Path(trainer.default_root_dir)
         self._file = (root / "metrics.csv").open("w", newline="", encoding="utf-8")
         self._val_file = (root / "metrics_val.csv").open("w", newline="", encoding="utf-8")
@@ -45,11 +48,18 @@ class MetricsCsv(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write the row of this optimizer step."""
-        if self._file is None or trainer.global_step == self._last_step:
+        """Write the row of this optimizer step: the mean over its micro-batches."""
+        if self._file is None:
+            return
+        for name, value in trainer.callback_metrics.items():
+            if name.startswith(("train/", "time/")):
+                self._sums[name] = self._sums.get(name, 0.0) + float(value)
+        self._batches += 1
+        if trainer.global_step == self._last_step:
             return
         self._last_step = trainer.global_step
-        values = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(("train/", "time/"))}
+        values = {name: total / self._batches for name, total in self._sums.items()}
+        self._sums, self._batches = {}, 0
         values["lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
         writer = csv.writer(self._file)
         if self._columns is None:
@@ -58,6 +68,7 @@ class MetricsCsv(pl.Callback):
             writer.writerow(["step", *self._columns])
         writer.writerow([trainer.global_step, *(repr(values[c]) if c in values else "" for c in self._columns)])
         self._file.flush()
+        os.fsync(self._file.fileno())
 
     def write_validation(self, step: int, values: dict[str, float]) -> None:
         """Append validation values of a step; other callbacks call this for what they compute."""
@@ -126,7 +137,12 @@ class Provenance(pl.Callback):
                 "packages_sha256": hashlib.sha256("\n".join(packages).encode()).hexdigest(),
                 "torch": torch.__version__,
                 "python": platform.python_version(),
-                "data": getattr(manifest, "summary", lambda: None)(),
+                "data": {
+                    "manifest_sha256": manifest.sha256,
+                    "splits": {k: v.samples for k, v in manifest.splits.items()},
+                }
+                if manifest
+                else None,
                 "hardware": {
                     "host": platform.node(),
                     "machine": platform.machine(),
@@ -134,6 +150,7 @@ class Provenance(pl.Callback):
                     "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
                 },
                 "world_size": trainer.world_size,
+                "precision": str(trainer.precision),
                 "resumed_from_step": trainer.global_step or None,
             }
         )

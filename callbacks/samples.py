@@ -21,7 +21,7 @@ class SampleVideos(pl.Callback):
     Args:
         every_n_steps: Optimizer steps between two sets.
         num_videos: Videos of a set.
-        sampler: ``ddim`` or ``dpmpp``.
+        sampler: ``ddim`` or ``dpmpp``; None: the model's own.
         num_steps: Sampling steps; None: the sampler's own number.
         seed: Of the sampling noise.
         size: Width and height in pixels.
@@ -31,7 +31,7 @@ class SampleVideos(pl.Callback):
         self,
         every_n_steps: int = 1000,
         num_videos: int = 1,
-        sampler: str = "dpmpp",
+        sampler: str | None = None,
         num_steps: int | None = None,
         seed: int = 0,
         size: int = 320,

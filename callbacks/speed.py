@@ -21,8 +21,6 @@ class Throughput(pl.Callback):
     def __init__(self, window: int = 20) -> None:
         self._steps: deque[tuple[int, float, float]] = deque(maxlen=window)
         self._ended_s = self._started_s = 0.0
-        self.frames_total = 0
-        self.seconds_total = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
@@ -43,8 +41,6 @@ class Throughput(pl.Callback):
         self._steps.append((frames, now - self._ended_s, self._started_s - self._ended_s))
         self._ended_s = now
         frames, seconds, stall = (sum(column) for column in zip(*self._steps, strict=True))
-        self.frames_total += self._steps[-1][0]
-        self.seconds_total += self._steps[-1][1]
         for name, value in (
             ("time/frames_per_second", frames / seconds),
             ("time/step_s", seconds / len(self._steps)),
@@ -52,9 +48,30 @@ class Throughput(pl.Callback):
         ):
             pl_module.log(name, value, on_step=True, on_epoch=False)
 
+    def resume(self) -> None:
+        """What was done since the step's end (previews, checkpoints, validation) is no waiting for data."""
+        self._ended_s = time.perf_counter()
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Validation is neither training nor waiting for data."""
-        self._ended_s = time.perf_counter()
+        self.resume()
+
+
+class ResumeThroughput(pl.Callback):
+    """Stands behind all other callbacks and starts :class:`Throughput`'s clock again.
+
+    Args:
+        throughput: The callback whose clock it is.
+    """
+
+    def __init__(self, throughput: Throughput) -> None:
+        self._throughput = throughput
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """The other callbacks are done."""
+        self._throughput.resume()
 
 
 class TrainingProgress(pl.Callback):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launch.options import Parser, add_json_option, check_writable, emit_json, positive_int, say, writable_folder
+from macedance.errors import ConfigError
 
 if TYPE_CHECKING:
     from datamodules.motion import MotionDataModule
@@ -22,6 +23,8 @@ _PARTS = ("run", "runs", "model", "eval", "dances", "plots", "song", "metrics.js
 #: The unheard song: a seed that no corpus uses.
 _SONG_SEED = 990_001
 _FLOOR_SEED = 0
+#: Tells a folder that a demo made.
+_MARKER = ".macedance-demo"
 
 
 @dataclass
@@ -59,22 +62,43 @@ def main(arguments: Sequence[str]) -> int:
     """Run the verb."""
     options = build_parser().parse_args(arguments)
     positive_int("--seeds", options.seeds)
+    from launch.config_files import resolve_config
+
+    resolve_config(options.config)
     out = Path(options.out)
     check_writable(out)
-    writable_folder(out)
-    for part in _PARTS:
-        path = out / part
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    result = run_demo(out, smoke=options.smoke, seeds=options.seeds, config=options.config)
+    _clear(out)
+    result = run_demo(out, smoke=options.smoke, seeds=options.seeds, config=options.config, quiet=options.json == "-")
     if options.json:
         emit_json(options.json, result)
     return 0
 
 
-def run_demo(out: Path, *, smoke: bool, seeds: int, config: str) -> dict[str, Any]:
+def _clear(out: Path) -> None:
+    """Make the folder, or remove what an earlier demo made in it; anybody else's folder is left alone.
+
+    Raises:
+        ConfigError: The folder holds something and no demo made it.
+    """
+    marker = out / _MARKER
+    if out.is_dir() and any(out.iterdir()) and not marker.exists():
+        raise ConfigError(
+            "the output folder holds something that no demo made",
+            where=out,
+            expected="a new or empty folder, or one of an earlier demo",
+            fix="name another folder with --out",
+        )
+    writable_folder(out)
+    marker.write_text("made by `macedance demo`, which replaces what it made here\n", encoding="utf-8")
+    for part in _PARTS:
+        path = out / part
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def run_demo(out: Path, *, smoke: bool, seeds: int, config: str, quiet: bool = False) -> dict[str, Any]:
     """Everything the demo does; returns what ``metrics.json`` holds."""
     from launch.demo_evaluation import check_bounds
-    from launch.demo_report import print_table, write_page
+    from launch.demo_report import bounds_table, write_page
     from macedance.report.progress import format_seconds
 
     clock = Clock()
@@ -93,12 +117,13 @@ def run_demo(out: Path, *, smoke: bool, seeds: int, config: str) -> dict[str, An
     emit_json(str(out / "metrics.json"), result)
     write_page(out, run.directory, numbers, bounds, dances, run.data, clock.parts)  # type: ignore[arg-type]
     clock.lap("page")
-    print_table(numbers, bounds)
+    tell = say if quiet else print
+    tell(bounds_table(numbers, bounds))
     total = sum(clock.parts.values())
     say("time: " + ", ".join(f"{k} {format_seconds(v)}" for k, v in clock.parts.items()))
     say(f"in all {format_seconds(total)}")
     for path in (out / "index.html", out / "metrics.json", out / "model", *dances):
-        print(path)
+        tell(str(path))
     return result
 
 
@@ -130,8 +155,8 @@ def _train_and_judge(
     untrained = _untrained(run)
     clips = data.clips("test")
     steps = 2 if smoke else None
-    motions, speed = dance_to(pipeline, clips, "test dances", seed=seed, sampler="dpmpp", num_steps=steps)
-    blank, _ = dance_to(untrained, clips, "untrained dances", seed=seed, sampler="dpmpp", num_steps=steps)
+    motions, speed = dance_to(pipeline, clips, "test dances", seed=seed, num_steps=steps)
+    blank, _ = dance_to(untrained, clips, "untrained dances", seed=seed, num_steps=steps)
     reference = as_clips([clip.motion for clip in clips], clips)
     numbers = judge(
         as_clips(motions, clips),
@@ -180,7 +205,6 @@ def _dance_to_unheard_song(out: Path, pipeline: MusicToMotion, data: MotionDataM
                 genre=genre,
                 seed=k,
                 seconds=6.0 if smoke else None,
-                sampler="dpmpp",
                 num_steps=2 if smoke else None,
                 progress=bar,
             )[0]

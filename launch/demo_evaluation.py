@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.motion import Clip
-from macedance.metrics.motion import evaluate_clips
+from macedance.metrics.motion import check_plausibility, evaluate_clips
 from macedance.motion.files import JointClip, Motion, save_motion
 from macedance.pipelines.music_to_motion import MusicToMotion
 from macedance.report.progress import Progress
@@ -55,20 +55,22 @@ BOUNDS: tuple[Bound, ...] = (
         "foot_skating", "at most the larger of 2 x the reference's and the reference's + 0.05",
         lambda v: max(2 * v["foot_skating_reference"], v["foot_skating_reference"] + 0.05), False,
     ),
+    Bound("bone_length_variation", "at most 0.001", lambda v: 0.001, False),
+    Bound("floor_penetration_m", "at most 0.03 m", lambda v: 0.03, False),
+    Bound("max_root_speed_m_s", "at most 2 x the reference's", lambda v: 2 * v["max_root_speed_m_s_reference"], False),
 )  # fmt: skip
 
 
 def dance_to(
-    pipeline: MusicToMotion, clips: Sequence[Clip], what: str, *, seed: int, sampler: str, num_steps: int | None
+    pipeline: MusicToMotion, clips: Sequence[Clip], what: str, *, seed: int, num_steps: int | None
 ) -> tuple[list[Motion], float]:
-    """A dance for each clip's music in its genre, and the frames made per second."""
+    """A dance for each clip's music in its genre, as the model samples by default, and frames made per second."""
     started = time.perf_counter()
     with Progress(what, 1) as bar:
         motions = pipeline.generate_batch(
             [clip.music for clip in clips],
             genres=[clip.genre for clip in clips],
             seed=seed,
-            sampler=sampler,
             num_steps=num_steps,
             music_beats_s=[clip.beats_s for clip in clips],
             songs=[clip.song for clip in clips],
@@ -134,6 +136,8 @@ def judge(
         "div_g_reference": "div_g_reference",
     }
     numbers = {ours_name: dict(ours[name]) for ours_name, name in names.items() if name in ours}
+    for suffix, judged in (("", trained), ("_reference", reference)):
+        numbers |= {f"{name}{suffix}": dict(entry) for name, entry in check_plausibility(judged).items()}
     numbers["fid_k_untrained"] = dict(fid(untrained))
     numbers["fid_k_still"] = dict(fid(held_still(reference)))
     numbers["fid_k_floor"] = dict(fid(others))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,8 +36,8 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
-def print_table(numbers: Mapping[str, Mapping[str, Any]], bounds: Sequence[Mapping[str, Any]]) -> None:
-    """Each bound with its value, its limit, met or missed, as the last thing on stdout before the files."""
+def bounds_table(numbers: Mapping[str, Mapping[str, Any]], bounds: Sequence[Mapping[str, Any]]) -> str:
+    """Each bound with its value, its limit, met or missed, as text."""
     lines = [f"{'bound':<42}{'value':>10}{'limit':>10}  "]
     for row in bounds:
         verdict = {True: "met", False: "MISSED", None: "not measured"}[row["met"]]
@@ -47,7 +46,7 @@ def print_table(numbers: Mapping[str, Mapping[str, Any]], bounds: Sequence[Mappi
         if "range" in entry:
             low, high = entry["range"]
             lines.append(f"{name:<42}{_number(entry['value']):>10}  over seeds {_number(low)} to {_number(high)}")
-    sys.stdout.write("\n".join(lines) + "\n")
+    return "\n".join(lines)
 
 
 def write_page(

@@ -19,7 +19,7 @@ from launch.options import (
     say,
     writable_folder,
 )
-from macedance.errors import ConfigError
+from macedance.errors import ConfigError, DependencyError
 
 if TYPE_CHECKING:
     from macedance.motion.files import Motion
@@ -38,14 +38,19 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", required=True, metavar="DIR|CKPT", help="a model folder or a training checkpoint")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for <song>-<k>.{npz,bvh,glb,mp4}")
     parser.add_argument("--genre", help="one of the model's genres; drawn by the seed and named when left out")
-    parser.add_argument("--beta", type=float, help="guidance-free temperature in (0, 1]; low: on the beat, less varied")
+    parser.add_argument(
+        "--beta", type=float, help="guidance-free temperature in (0, 1], default the model's own (0.75 in the paper)"
+    )
     parser.add_argument("--seconds", type=float, help="dance to the first SECONDS of the song (default: all of it)")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same dance (default 0)")
-    parser.add_argument("--sampler", choices=("ddim", "dpmpp"), default="ddim", help="default ddim")
-    parser.add_argument("--steps", type=int, metavar="N", help="sampling steps (default: ddim 50, dpmpp 20)")
+    parser.add_argument("--sampler", choices=("ddim", "dpmpp"), help="default: the model's own, ddim for most")
+    parser.add_argument(
+        "--steps", type=int, metavar="N", help="sampling steps (default: the model's own, or ddim 50, dpmpp 20)"
+    )
     parser.add_argument("--num-dances", type=int, default=1, metavar="K", help="dances to make (default 1)")
     parser.add_argument("--formats", default="npz,bvh,glb,mp4", help="comma-separated (default npz,bvh,glb,mp4)")
     parser.add_argument("--weights", choices=("auto", "ema", "raw"), default="auto", help="of a checkpoint")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
     parser.add_argument("--renderer", choices=("auto", "egl", "software"), default="auto", help="draws the mp4")
     parser.add_argument("--size", type=int, default=640, metavar="PX", help="width and height of the mp4 (default 640)")
     add_json_option(parser)
@@ -64,6 +69,36 @@ def parse_formats(text: str) -> list[str]:
 def file_stem(music: Path) -> str:
     """The song's name as a file name."""
     return re.sub(r"[^\w.-]+", "_", music.stem).strip("._") or "song"
+
+
+def pick_device(name: str | None) -> str:
+    """The device to run on: the one asked for, or a GPU where there is one.
+
+    Raises:
+        ConfigError: There is no such device here.
+    """
+    import torch
+
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"the device {name!r} cannot be used: {reason}", fix="leave --device out") from error
+    return name
+
+
+def check_renderer(renderer: str) -> None:
+    """Raise DependencyError when the mp4 could not be drawn or written, before any work is done."""
+    from macedance.rendering.opengl import gl_report
+    from macedance.rendering.probe import codec_report
+
+    codecs = codec_report()
+    if not codecs.available:
+        raise DependencyError(codecs.reason, fix="leave mp4 out of --formats")
+    if renderer == "egl" and not (report := gl_report()).available:
+        raise DependencyError(f"OpenGL cannot draw here: {report.reason}", fix="--renderer software")
 
 
 def write_dance(
@@ -141,7 +176,9 @@ def generate(options: argparse.Namespace, formats: Sequence[str]) -> dict[str, A
 
     music = Path(options.music)
     check_writable(Path(options.out))
-    pipeline = MusicToMotion.load(options.model, weights=options.weights)
+    if "mp4" in formats:
+        check_renderer(options.renderer)
+    pipeline = MusicToMotion.load(options.model, weights=options.weights, device=pick_device(options.device))
     choices = {
         "genre": options.genre,
         "beta": options.beta,

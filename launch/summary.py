@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from launch.options import add_json_option, emit_json
+from launch.options import Parser, add_json_option, emit_json
 
 
 def summarise(arguments: Sequence[str]) -> dict[str, Any]:
@@ -44,15 +44,11 @@ def summarise(arguments: Sequence[str]) -> dict[str, Any]:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the verb."""
-    import argparse
-
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="macedance summary",
-        allow_abbrev=False,
         description="Parameters and FLOPs of a config. flops_per_sample counts a training step: one forward and a "
         "backward of twice its cost.",
         epilog="example:\n  macedance summary --config mace_motion_released --json",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", action="append", metavar="NAME|FILE", help="as for fit; other keys pass through")
     add_json_option(parser)

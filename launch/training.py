@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from jsonargparse import ArgumentError
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from callbacks.checkpoints import Checkpoints
+from callbacks.loss_report import LossReport
 from callbacks.run_files import MetricsCsv, Provenance
-from callbacks.speed import Throughput, TrainingProgress
+from callbacks.speed import ResumeThroughput, Throughput, TrainingProgress
 from launch.config_files import config_paths, explain, resolve_arguments
-from launch.options import quiet_libraries, say, writable_folder
+from launch.options import check_writable, quiet_libraries, say, writable_folder
 from lightning_modules.base import ExpertModule
 from macedance.errors import ConfigError
 
@@ -34,6 +36,15 @@ _TRAINER_DEFAULTS: dict[str, Any] = {
     "logger": False,  # TensorBoard in the run directory, unless the config names another
     "log_every_n_steps": 10,
 }
+
+
+def cpu_multiplies_bf16() -> bool:
+    """Whether the processor has instructions for products of bfloat16; without them it is slower than float32."""
+    probe = getattr(torch.cpu, "get_capabilities", None)
+    if probe is None:
+        return bool(torch.cpu._is_avx512_bf16_supported())
+    found = probe()
+    return any(bool(found.get(name)) for name in ("amx_bf16", "avx512_bf16", "bf16"))
 
 
 class TrainingCLI(LightningCLI):
@@ -53,9 +64,20 @@ class TrainingCLI(LightningCLI):
         parser.link_arguments("init_from", "model.init_args.init_from")
 
     def before_instantiate_classes(self) -> None:
-        """Nothing is built before the directory is known to be writable."""
-        if self.config.get("run_dir") is not None and not self.parse_only:
-            self.config.trainer.default_root_dir = str(self.config.run_dir)
+        """Give the run its directory: ``outputs/runs/<name of the first config>`` unless a key names another."""
+        if self.config.get("run_dir") is None:
+            self.config.run_dir = str(Path("outputs") / "runs" / Path(str(self.config.config[0])).stem)
+        self.config.trainer.default_root_dir = str(self.config.run_dir)
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Build the trainer with a precision that this processor has; the config keeps the one that was asked for."""
+        asked = self.config.trainer
+        on_cpu = asked.accelerator == "cpu" or (asked.accelerator == "auto" and not torch.cuda.is_available())
+        if on_cpu and str(asked.precision).startswith("bf16") and not cpu_multiplies_bf16():
+            if not self.parse_only:
+                say(f"this processor has no bfloat16 products: training in 32-true instead of {asked.precision}")
+            kwargs["precision"] = "32-true"
+        return super().instantiate_trainer(**kwargs)
 
     parse_only = False
 
@@ -119,60 +141,55 @@ def require_config(arguments: Sequence[str]) -> None:
         raise ConfigError("no config is given", expected="--config NAME|FILE", fix="e.g. --config mace_motion_demo")
 
 
-def default_run_dir(arguments: Sequence[str]) -> Path:
-    """``outputs/runs/<name of the first config>``."""
-    return Path("outputs") / "runs" / config_paths(arguments)[0].stem
-
-
-def _value_of(arguments: Sequence[str], option: str) -> str | None:
-    value = None
-    for index, argument in enumerate(arguments):
-        if argument.startswith(f"{option}="):
-            value = argument.partition("=")[2]
-        elif argument == option and index + 1 < len(arguments):
-            value = arguments[index + 1]
-    return value
-
-
 def prepare_run(arguments: Sequence[str]) -> Run:
-    """Everything of a run but the training: parse, make the corpus if the config asks for it, build, write config.yaml.
+    """Everything of a run but the training: parse, open the data, build the network, make the directory.
+
+    The directory is made last: a wrong request leaves nothing behind.
 
     Args:
         arguments: As on the command line: ``--config NAME|FILE`` and any key.
 
     Raises:
         ConfigError: A wrong key or value, or a directory that already holds a run or cannot be written to.
+        DataError: A corpus that is missing or damaged.
+        CheckpointError: Weights to start from that are missing or of another network.
     """
     arguments = resolve_arguments(arguments)
-    require_config(arguments)
-    if _value_of(arguments, "--run_dir") is None:
-        arguments = [*arguments, f"--run_dir={default_run_dir(arguments)}"]
     with quiet_libraries():
         cli = build_cli(arguments)
         directory = Path(cli.config.run_dir)
-        if (directory / "metrics.csv").exists():
-            raise ConfigError(
-                "the directory already holds a run",
-                where=directory,
-                fix="name another one with --run_dir, or move the old run away",
-            )
-        writable_folder(directory)
+        is_trial = bool(cli.config.trainer.fast_dev_run)
+        if not is_trial:
+            if (directory / "metrics.csv").exists():
+                raise ConfigError(
+                    "the directory already holds a run",
+                    where=directory,
+                    fix="name another one with --run_dir, or move the old run away",
+                )
+            check_writable(directory)
         model, data, trainer = cli.model, cli.datamodule, cli.trainer
         assert isinstance(model, ExpertModule)
         assert data is not None
-        if not cli.config.trainer.fast_dev_run and not trainer.loggers:
-            trainer.loggers = [TensorBoardLogger(save_dir=str(directory), name="", version="tensorboard")]
-        every = cli.config.get("checkpoint_every_n_steps")
+        data.prepare_data()
+        data.setup("fit")
+        model.adopt_corpus(data)
+        model.configure_model()
+        throughput = Throughput()
         trainer.callbacks = [  # type: ignore[attr-defined]
-            Throughput(),
-            MetricsCsv(),
-            Provenance(),
+            throughput,
+            *([] if is_trial else [MetricsCsv(), Provenance()]),
+            LossReport(),
             TrainingProgress(),
             *trainer.callbacks,  # type: ignore[attr-defined]
-            Checkpoints(every_n_steps=every),
+            *([] if is_trial else [Checkpoints(every_n_steps=cli.config.get("checkpoint_every_n_steps"))]),
+            ResumeThroughput(throughput),
         ]
-        dump = cli.parser.dump(cli.config, skip_link_targets=False)
-        (directory / "config.yaml").write_text(dump, encoding="utf-8")
+        if not is_trial:
+            writable_folder(directory)
+            if not trainer.loggers:
+                trainer.loggers = [TensorBoardLogger(save_dir=str(directory), name="", version="tensorboard")]
+            dump = cli.parser.dump(cli.config, skip_link_targets=False)
+            (directory / "config.yaml").write_text(dump, encoding="utf-8")
     return Run(cli, directory, trainer, model, data)
 
 

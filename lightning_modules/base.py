@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.schedules import WarmupCosine
+from macedance import __version__
 from macedance.errors import CheckpointError
 from macedance.nn.trainable import LoraSettings, add_lora, set_trainable
-from macedance.pipelines.motion_weights import Weights
+from macedance.pipelines.motion_weights import LoadedModel, Weights
 from macedance.pipelines.weights import load_network_weights
 
 OptimizerFactory = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
@@ -58,21 +59,31 @@ class ExpertModule(pl.LightningModule):
         self.network: nn.Module | None = None
         #: Global samples trained on so far; saved in every checkpoint.
         self.position = 0
+        #: Identity of the corpus being trained on.
+        self.manifest_sha256 = ""
 
     def configure_model(self) -> None:
         """Build the network once: initialise by the seed, load ``init_from``, then freeze and add adapters."""
         if self.network is not None:
             return
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             network = self._network_factory()
             if self.init_from is not None:
-                load_network_weights(network, self.init_from, weights=self.init_weights)
+                self.adopt_source(load_network_weights(network, self.init_from, weights=self.init_weights))
             if self.lora is not None:
                 add_lora(network, self.lora)
         if self.train_only is not None or self.freeze_patterns is not None:
-            set_trainable(network, train_only=self.train_only, freeze=self.freeze_patterns)
+            set_trainable(
+                network, train_only=self.train_only, freeze=self.freeze_patterns, adapted=self.lora is not None
+            )
         self.network = network
+
+    def adopt_corpus(self, data: Any) -> None:
+        """Take from a data module what the model must know of its corpus."""
+
+    def adopt_source(self, source: LoadedModel) -> None:
+        """Take from the model that training starts from what its weights rely on."""
 
     @property
     def built_network(self) -> nn.Module:
@@ -104,6 +115,8 @@ class ExpertModule(pl.LightningModule):
             "config": {**self.describe(), **({"lora": self.lora.to_dict()} if self.lora else {})},
             "normalizer": self.normalizer_dict(),
             "position": self.position,
+            "code_version": __version__,
+            "manifest_sha256": self.manifest_sha256,
         }
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:

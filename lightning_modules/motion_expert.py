@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, cast
 
-import torch
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
 from lightning_modules.base import ExpertModule, OptimizerFactory
@@ -18,8 +18,9 @@ from macedance.errors import ConfigError
 from macedance.motion.normalizer import MinMaxNormalizer
 from macedance.motion.representation import encode_motion
 from macedance.nn.trainable import LoraSettings
+from macedance.pipelines.genres import label_genres, relabel, unused_genre
 from macedance.pipelines.motion_config import MotionModelConfig, model_config, prepare_music
-from macedance.pipelines.motion_weights import Weights
+from macedance.pipelines.motion_weights import LoadedModel, Weights
 from macedance.pipelines.music_to_motion import MusicToMotion
 
 #: Validation draws use sample numbers from here on, so that they never repeat a training step's.
@@ -74,7 +75,10 @@ class MotionExpertModule(ExpertModule):
         self.sampler = sampler
         self.motion_normalizer = MinMaxNormalizer(151)
         self.music_normalizer: MinMaxNormalizer | None = None
+        #: Names of the network's labels, those of the corpus, and the label of each of the corpus's genres.
         self.genres: list[str] = []
+        self.corpus_genres: tuple[str, ...] = ()
+        self.genre_labels: tuple[int, ...] | None = None
         self.fps = 30.0
         self.window_frames = 0
 
@@ -89,12 +93,31 @@ class MotionExpertModule(ExpertModule):
         motion, music = normalizers
         self.motion_normalizer = motion.to(self.device)
         self.music_normalizer = music.to(self.device) if self.normalize_music else None
-        self.genres, self.fps, self.window_frames = list(genres), fps, window_frames
+        self.corpus_genres, self.genres = tuple(genres), list(genres)
+        self.fps, self.window_frames = fps, window_frames
+
+    def adopt_corpus(self, data: Any) -> None:
+        """Read the corpus's normalisers, genres, frame rate and identity from the data module."""
+        self.set_corpus(data.normalizers, data.genres, data.fps, data.window_frames)
+        self.manifest_sha256 = data.manifest.sha256
 
     def setup(self, stage: str) -> None:
-        """Read the corpus's normaliser, genres and frame rate from the data module."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.set_corpus(data.normalizers, data.genres, data.fps, data.window_frames)
+        """Know the corpus before the network is built."""
+        if self.network is None:
+            self.adopt_corpus(self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    def adopt_source(self, source: LoadedModel) -> None:
+        """Keep the source's normalisers and genre labels: its weights mean nothing under others.
+
+        Raises:
+            ConfigError: The corpus has a genre for which the source has no label left.
+        """
+        self.motion_normalizer = source.motion_normalizer.to(self.device)
+        self.music_normalizer = None if source.music_normalizer is None else source.music_normalizer.to(self.device)
+        labels = label_genres(self.corpus_genres, source.config.genres)
+        self.genres, self.genre_labels = labels.names, labels.of_corpus
+        if labels.names and not self.corpus_genres:
+            rank_zero_info(f"the corpus names no genres: its clips train under the label {labels.names[0]!r}")
 
     def configure_model(self) -> None:
         """Build the network and make sure that it has a label for each genre of the corpus."""
@@ -107,8 +130,7 @@ class MotionExpertModule(ExpertModule):
                 expected=f"at least {len(self.genres)}, or 0 for a network without genres",
                 fix=f"--model.network.init_args.num_genres={len(self.genres)}",
             )
-        # Labels that this corpus has no name for keep a place: a fine-tuned model may bring them.
-        self.genres = [*self.genres, *(f"genre-{label}" for label in range(len(self.genres), known))]
+        self.genres = [*self.genres, *(unused_genre(label) for label in range(len(self.genres), known))]
 
     def _losses_of(self, batch: dict[str, Any], draws: StepDraws) -> dict[str, Tensor]:
         network = cast(MotionNetwork, self.built_network)
@@ -116,6 +138,8 @@ class MotionExpertModule(ExpertModule):
         xt = self.schedule.add_noise(x0, draws.t_B, draws.noise_BTC)
         music = prepare_music(batch["music"], self.music_normalizer)
         genre = batch["genre"] if getattr(network, "num_genres", 0) else None
+        if genre is not None and self.genre_labels is not None:
+            genre = relabel(genre, self.genre_labels)
         x0_pred = self.objective.training_prediction(network, xt, draws, music, genre)
         return self.losses(x0_pred, x0, self.motion_normalizer, self.fps, batch["mask"])
 
@@ -136,11 +160,9 @@ class MotionExpertModule(ExpertModule):
         terms = self._losses_of(batch, self._draws(batch["position"], batch["poses"].shape[1]))
         for name, value in terms.items():
             self.log("train/loss" if name == "total" else f"train/{name}", value.detach(), on_step=True, on_epoch=False)
-        return terms["total"]
-
-    def on_train_batch_end(self, outputs: Any, batch: dict[str, Any], batch_idx: int) -> None:
-        """Remember how far the global order has been trained on."""
+        # Here and not in on_train_batch_end: the callbacks that save checkpoints run before the module's hook.
         self.position = self.trainer.datamodule.consumed_after(batch)  # type: ignore[attr-defined]
+        return terms["total"]
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """The same loss on held-out clips with draws that are the same at every validation."""
@@ -170,8 +192,3 @@ class MotionExpertModule(ExpertModule):
             "motion": self.motion_normalizer.to_dict(),
             "music": self.music_normalizer.to_dict() if self.music_normalizer else None,
         }
-
-    @torch.no_grad()
-    def loss_shares(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Each term of the loss on a batch without training on it."""
-        return self._losses_of(batch, self._draws(batch["position"], batch["poses"].shape[1]))

@@ -185,12 +185,19 @@ def _make_dtype(code: Any = "", *flags: Any) -> _DType:
     return _DType(np.dtype(code).str[1:])
 
 
+def _only_bytes(data: Any) -> bytes:
+    """Bytes as they are in the file; a number would ask for that many zeros."""
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise _RefusedError(f"a buffer made of a {type(data).__name__}")
+    return bytes(data)
+
+
 def _make_scalar(dtype: _DType, data: bytes) -> Any:
-    return np.frombuffer(bytes(data), dtype.real(), count=1)[0]
+    return np.frombuffer(_only_bytes(data), dtype.real(), count=1)[0]
 
 
 def _make_buffer_array(buffer: Any, dtype: _DType, shape: tuple[int, ...], order: str) -> np.ndarray:
-    flat = np.frombuffer(bytes(buffer), dtype.real())
+    flat = np.frombuffer(_only_bytes(buffer), dtype.real())
     return flat.reshape(shape, order="F" if order == "F" else "C").copy()
 
 
@@ -252,7 +259,9 @@ def _global_table() -> dict[str, Any]:
         table[f"{module}.tuple"] = _Function(lambda items=(): tuple(items))
         table[f"{module}.complex"] = _Function(lambda real=0.0, imag=0.0: complex(float(real), float(imag)))
         table[f"{module}.bytearray"] = _Function(
-            lambda data=b"", encoding="latin1": _make_bytes(data, encoding) if isinstance(data, str) else bytes(data)
+            lambda data=b"", encoding="latin1": (
+                _make_bytes(data, encoding) if isinstance(data, str) else _only_bytes(data)
+            )
         )
     for name, dtype in STORAGE_DTYPES.items():
         table[f"torch.{name}"] = table[f"torch.storage.{name}"] = dtype
@@ -362,7 +371,7 @@ def _read_legacy_or_plain(file: IO[bytes]) -> ForeignFile:
     file.seek(0)
     first = _Unpickler(file)
     content = first.load()
-    if content != LEGACY_MAGIC or isinstance(content, bool):
+    if type(content) is not int or content != LEGACY_MAGIC:
         return ForeignFile(content, tuple(first.bags))
     _Unpickler(file).load()  # protocol version
     system = _Unpickler(file).load()

@@ -80,8 +80,9 @@ class GuidanceFreeTraining:
     """Guidance-Free Training: one pass at sampling, guided by a temperature that the network is given.
 
     pred = beta f(xt, c, t, beta) + (1 - beta) sg[f(xt, null, t, 1)]   (MACE-Dance eq. 3; Chen et al. 2025, GFT).
-    A row whose condition is dropped is fed beta = 1 while the loss mixes with the drawn beta; its two branches are one
-    and the same, so it is computed once, and only its gradient is scaled by beta. That trains the null condition.
+    A row whose condition is dropped is fed beta = 1 while the loss mixes with the drawn beta; its two branches are
+    then one and the same but for dropout, which the unconditional branch goes without: the row is computed once,
+    dropout active, and its gradient is scaled by beta. That trains the null condition.
 
     The released MACE-Dance code differs: ``drop_probability=0, unconditional_beta="same", unconditional_dropout=True``.
 

@@ -66,8 +66,9 @@ class ExponentialMovingAverage:
             CheckpointError: The parameters differ from this network's.
         """
         shadow = {k.removeprefix("shadow."): v for k, v in state.items() if isinstance(v, Tensor)}
-        if shadow.keys() != self.shadow.keys():
-            differing = sorted(shadow.keys() ^ self.shadow.keys())
+        differing = sorted(shadow.keys() ^ self.shadow.keys())
+        differing += [n for n in shadow.keys() & self.shadow.keys() if shadow[n].shape != self.shadow[n].shape]
+        if differing:
             raise CheckpointError(
                 f"the checkpoint's EMA is of another network: {len(differing)} parameters differ, e.g. {differing[0]}",
                 expected="the averages of exactly the trainable parameters",

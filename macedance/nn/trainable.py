@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from macedance.errors import ConfigError
 
-
 #: Modules of the Mamba mixer whose weights go into the scan and the convolution without the module being called.
 _READ_DIRECTLY = ("dt_proj", "conv1d")
 
@@ -39,7 +38,11 @@ class LoraSettings:
 
 
 def set_trainable(
-    network: nn.Module, *, train_only: Sequence[str] | None = None, freeze: Sequence[str] | None = None
+    network: nn.Module,
+    *,
+    train_only: Sequence[str] | None = None,
+    freeze: Sequence[str] | None = None,
+    adapted: bool = False,
 ) -> None:
     """Freeze parameters by shell-style patterns on their names (``*`` spans dots).
 
@@ -47,6 +50,8 @@ def set_trainable(
         network: Changed in place: ``requires_grad`` of its parameters.
         train_only: Only parameters that match one of these train. None: all.
         freeze: Parameters that match one of these do not train, applied after ``train_only``.
+        adapted: The network carries LoRA adapters: they train unless frozen by name, ``train_only`` adds to them, and
+            nothing else of the base comes back to life.
 
     Raises:
         ConfigError: A pattern matches no parameter (the nearest names are listed), or nothing is left to train.
@@ -63,7 +68,8 @@ def set_trainable(
                     fix="quote the pattern and use * for any part of a name",
                 )
     for name, parameter in network.named_parameters():
-        trains = train_only is None or any(fnmatchcase(name, p) for p in train_only)
+        listed = any(fnmatchcase(name, p) for p in train_only or ())
+        trains = parameter.requires_grad or listed if adapted else train_only is None or listed
         frozen = any(fnmatchcase(name, p) for p in freeze or ())
         parameter.requires_grad_(trains and not frozen)
     if not any(p.requires_grad for p in network.parameters()):

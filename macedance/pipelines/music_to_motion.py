@@ -25,6 +25,7 @@ from macedance.motion.files import Motion
 from macedance.motion.normalizer import MinMaxNormalizer
 from macedance.motion.representation import REPRESENTATION_DIM, decode_motion
 from macedance.pipelines.folder import write_folder
+from macedance.pipelines.genres import is_unused
 from macedance.pipelines.motion_config import MotionModelConfig, model_config, prepare_music
 from macedance.pipelines.motion_options import (
     Features,
@@ -163,7 +164,7 @@ class MusicToMotion:
     @property
     def genres(self) -> tuple[str, ...]:
         """The genres that may be asked for; empty where the model takes none."""
-        return self.config.genres
+        return tuple(name for name in self.config.genres if not is_unused(name))
 
     def __call__(
         self,
@@ -455,9 +456,11 @@ class MusicToMotion:
         return self.check_genre(genre)
 
     def _genre_labels(self, genres: Sequence[str | None]) -> Tensor | None:
-        if not self.genres:
+        names = self.config.genres
+        if not names:
             return None
-        return torch.tensor([self.genres.index(cast(str, genre)) for genre in genres])
+        # A model of a corpus without genres trained every clip under its first label.
+        return torch.tensor([0 if genre is None else names.index(genre) for genre in genres])
 
     def _motion(
         self, x_TC: Tensor, genre: str | None, beats_s: np.ndarray | None, song: str | None, ground: bool

@@ -7,16 +7,19 @@ from pathlib import Path
 from torch import nn
 
 from macedance.errors import CheckpointError
-from macedance.pipelines.motion_weights import Weights, load_checkpoint, load_folder
+from macedance.pipelines.motion_weights import LoadedModel, Weights, load_checkpoint, load_folder
 
 
-def load_network_weights(network: nn.Module, source: str | Path, *, weights: Weights = "auto") -> None:
+def load_network_weights(network: nn.Module, source: str | Path, *, weights: Weights = "auto") -> LoadedModel:
     """Load the weights of a model folder or checkpoint into ``network``, in place.
 
     Args:
         network: Of exactly the names and shapes of the weights.
         source: A model folder or a checkpoint.
         weights: Which weights of a checkpoint: ``ema``, ``raw``, or ``auto``, the average where there is one.
+
+    Returns:
+        The source with its configuration and normalisers, which the weights were trained under.
 
     Raises:
         CheckpointError: Missing, foreign, or of a network with other names or shapes, which are counted and named.
@@ -36,3 +39,4 @@ def load_network_weights(network: nn.Module, source: str | Path, *, weights: Wei
             fix="use the config of the run that wrote them",
         )
     network.load_state_dict(state)
+    return loaded

@@ -46,7 +46,6 @@ def test_an_experiment_takes_two_steps(name: str, tmp_path: Path, tiny_corpus: P
             f"--config={DEBUG[family(name)]}",
             f"--run_dir={tmp_path / 'run'}",
             f"--data.shards={tiny_corpus}",
-            *(["--model.network.init_args.num_genres=8"] if "released" in name else []),
         ]
     )
     assert run.trainer.global_step == 2

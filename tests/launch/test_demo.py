@@ -47,10 +47,20 @@ def test_the_smoke_run_makes_everything_the_demo_makes(smoke: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_demo_can_be_run_again_over_its_own_folder(smoke: Path) -> None:
+def test_the_demo_can_be_run_again_over_its_own_folder(smoke: Path, capsys) -> None:
     (smoke / "mine.txt").write_text("not the demo's", encoding="utf-8")
-    assert main(["demo", "--smoke", "--out", str(smoke)]) == 0
+    capsys.readouterr()
+    assert main(["demo", "--smoke", "--out", str(smoke), "--json"]) == 0
     assert (smoke / "mine.txt").exists()
+    assert json.loads(capsys.readouterr().out)["bas_reference"]["n"] >= 1
+
+
+def test_somebody_else_s_folder_is_not_touched(tmp_path: Path, capsys) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine").write_text("x", encoding="utf-8")
+    assert main(["demo", "--smoke", "--out", str(tmp_path)]) == 2
+    assert "no demo made" in capsys.readouterr().err
+    assert (tmp_path / "model" / "mine").exists()
 
 
 def clips(count: int, amplitude: float, seed: int) -> list[JointClip]:
@@ -79,7 +89,8 @@ def test_bounds_are_met_missed_or_not_measured() -> None:
     good = {
         "bas_reference": 0.9, "bas_reference_shuffled": 0.4, "bas": 0.8, "bas_shuffled": 0.4, "fid_k": 10.0,
         "fid_k_untrained": 100.0, "fid_k_still": 200.0, "jerk": 150.0, "jerk_reference": 100.0,
-        "foot_skating": 0.05, "foot_skating_reference": 0.05,
+        "foot_skating": 0.05, "foot_skating_reference": 0.05, "bone_length_variation": 1e-6,
+        "floor_penetration_m": 0.0, "max_root_speed_m_s": 2.0, "max_root_speed_m_s_reference": 2.0,
     }  # fmt: skip
     entries = {name: {"value": value, "n": 100} for name, value in good.items()}
     assert all(row["met"] is True for row in check_bounds(entries))

@@ -55,6 +55,9 @@ def test_a_run_leaves_the_files_it_promises(finished: Path) -> None:
 def test_a_checkpoint_loads_without_running_code_and_carries_its_model(finished: Path) -> None:
     content = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)
     assert content["macedance"]["position"] == 16
+    assert content["macedance"]["manifest_sha256"]
+    halfway = torch.load(finished / "checkpoints" / "step-00000002.ckpt", weights_only=True)
+    assert halfway["macedance"]["position"] == 8
     assert content["macedance"]["config"]["genres"]
     assert content["ema"]
     pipeline = MusicToMotion.load(finished / "checkpoints" / "last.ckpt")
@@ -64,6 +67,58 @@ def test_a_checkpoint_loads_without_running_code_and_carries_its_model(finished:
 def test_the_written_config_repeats_the_run(finished: Path, tmp_path: Path) -> None:
     train([f"--config={finished / 'config.yaml'}", f"--run_dir={tmp_path / 'again'}"])
     assert losses(tmp_path / "again") == losses(finished)
+
+
+def test_a_directory_named_in_the_config_is_used(finished: Path) -> None:
+    with pytest.raises(ConfigError, match="already holds a run"):
+        train([f"--config={finished / 'config.yaml'}"])
+
+
+def test_the_loss_terms_at_the_start_are_said_and_kept(
+    finished: Path, tmp_path: Path, tiny_corpus: Path, capsys
+) -> None:
+    fit(tmp_path / "run", tiny_corpus, "--model.losses.rebalance_below=0.05")
+    error = capsys.readouterr().err
+    assert "loss at the start: rec" in error
+    assert "its weight is raised" in error
+    with (finished / "metrics_val.csv").open(encoding="utf-8") as file:
+        shares = {row["name"]: float(row["value"]) for row in csv.DictReader(file) if row["name"].endswith("_share")}
+    assert set(shares) == {"init/rec_share", "init/vel_share", "init/joint_share", "init/foot_share"}
+    assert sum(shares.values()) == pytest.approx(1.0)
+
+
+def test_accumulated_steps_are_rows_of_their_mean(tmp_path: Path, tiny_corpus: Path) -> None:
+    """Two micro-batches of two are one step of four; re-balancing off, since it measures the first micro-batch."""
+    fixed = "--model.losses.rebalance_below=0"
+    fit(tmp_path / "whole", tiny_corpus, fixed)
+    run = fit(tmp_path / "split", tiny_corpus, fixed, "--trainer.accumulate_grad_batches=2")
+    whole, split = losses(tmp_path / "whole"), losses(tmp_path / "split")
+    assert len(split) == len(whole) == 2
+    assert float(split[0]) == pytest.approx(float(whole[0]), rel=1e-4)
+    content = torch.load(run.directory / "checkpoints" / "last.ckpt", weights_only=True)
+    assert content["macedance"]["position"] == 8
+    assert content["ema_num_updates"] == 2
+
+
+def test_a_trial_run_writes_nothing(tmp_path: Path, tiny_corpus: Path, capsys) -> None:
+    arguments = ["fit", *SMALL, f"--run_dir={tmp_path / 'run'}", f"--data.shards={tiny_corpus}"]
+    assert main([*arguments, "--trainer.fast_dev_run=true", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["checkpoint"] is None
+    assert not (tmp_path / "run").exists()
+
+
+def test_fine_tuning_keeps_the_source_s_normaliser_and_labels(
+    finished: Path, tmp_path: Path, tiny_corpus: Path
+) -> None:
+    start = finished / "checkpoints" / "last.ckpt"
+    run = train(
+        ["--config=mace_motion_finetune", "--config=debug/mace_motion_cpu", f"--run_dir={tmp_path / 'run'}",
+         f"--data.shards={tiny_corpus}", f"--init_from={start}"]
+    )  # fmt: skip
+    source = MusicToMotion.load(start)
+    tuned = MusicToMotion.load(run.directory / "checkpoints" / "last.ckpt")
+    assert tuned.motion_normalizer.to_dict() == source.motion_normalizer.to_dict()
+    assert tuned.genres == source.genres
 
 
 def test_same_seed_same_losses_and_another_seed_other_ones(finished: Path, tmp_path: Path, tiny_corpus: Path) -> None:
@@ -156,6 +211,7 @@ def test_a_wrong_request_is_one_line(
     lines = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert len(lines) == 1
     assert expected in lines[0]
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_shard_set_without_manifest_is_named(tmp_path: Path, tiny_corpus: Path, capsys) -> None:
@@ -164,6 +220,7 @@ def test_a_shard_set_without_manifest_is_named(tmp_path: Path, tiny_corpus: Path
     shutil.copytree(tiny_corpus / "train", tmp_path / "bare" / "train")
     assert main(["fit", *SMALL, f"--run_dir={tmp_path / 'run'}", f"--data.shards={tmp_path / 'bare'}"]) == 2
     assert "manifest" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_previews_and_protocol_are_written(tmp_path: Path, tiny_corpus: Path) -> None:

@@ -13,13 +13,16 @@ from launch.main import VERBS, main
 
 
 def test_help_is_quick_and_names_every_verb() -> None:
-    started = time.perf_counter()
-    run = subprocess.run([sys.executable, "-m", "launch.main", "--help"], capture_output=True, text=True, check=False)
-    took = time.perf_counter() - started
-    assert run.returncode == 0
-    assert all(verb in run.stdout for verb in VERBS)
-    # Without torch: importing it alone takes longer than this on any machine.
-    assert took < 1.5, took
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        run = subprocess.run(
+            [sys.executable, "-m", "launch.main", "--help"], capture_output=True, text=True, check=False
+        )
+        times.append(time.perf_counter() - started)
+        assert run.returncode == 0
+        assert all(verb in run.stdout for verb in VERBS)
+    assert min(times) < 0.5, times
 
 
 def test_help_imports_no_torch() -> None:

@@ -43,6 +43,16 @@ def test_every_adapter_is_used(mixer: str) -> None:
     assert not unused
 
 
+def test_patterns_beside_adapters_add_and_freeze_but_never_wake_the_base() -> None:
+    network = small()
+    add_lora(network, LoraSettings(rank=2))
+    set_trainable(network, train_only=["final_layer.*"], freeze=["musiclayerstack.*"], adapted=True)
+    names = {n for n, p in network.named_parameters() if p.requires_grad}
+    assert {"final_layer.weight", "final_layer.bias"} <= names
+    assert all("lora_" in n or n.startswith("final_layer") for n in names)
+    assert not any(n.startswith("musiclayerstack") for n in names)
+
+
 def test_folded_adapters_are_the_same_network() -> None:
     network = small()
     settings = LoraSettings(rank=2, alpha=4.0)
