@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from macedance.errors import ConfigError
+from macedance.errors import ConfigError, MaceDanceError
 
 _KINDS = ("experiments", "strategies", "clusters", "debug")
 
@@ -140,5 +140,32 @@ def explain(message: str, arguments: Sequence[str], option_names: Sequence[str])
             where=where.group(1) if where else None,
             expected=f"the nearest valid key is {near[0]!r}" if near else "a key of `macedance fit --help`",
         )
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return ConfigError(" ".join(lines)[:600])
+    return ConfigError(_core(message)[:400], where=where.group(1) if where else None)
+
+
+def own_error(error: BaseException) -> MaceDanceError | None:
+    """The error of this project that a parser's error wraps, if any."""
+    seen: set[int] = set()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        current = pending.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        if isinstance(current, MaceDanceError):
+            return current
+        pending += [current.__cause__, current.__context__]
+    return None
+
+
+def _core(message: str) -> str:
+    """The one line of a parser's tree of complaints that says what is wrong."""
+    noise = re.compile(
+        r"Does not validate|Expected a <class 'NoneType'>|Given value|Subtypes?:|^Errors:|does not correspond to a sub"
+        r"|^Problem with given class_path|^Parser key \"(model|data|trainer)\":$"
+    )
+    lines = [line.strip().removeprefix("- ").strip() for line in message.splitlines()]
+    telling = [line for line in lines if line and not noise.search(line)]
+    if not telling:
+        return " ".join(line for line in lines if line)
+    return " ".join(telling[:2]) if telling[0].endswith(":") else telling[0]

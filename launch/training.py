@@ -18,7 +18,7 @@ from callbacks.checkpoints import Checkpoints
 from callbacks.loss_report import LossReport
 from callbacks.run_files import MetricsCsv, Provenance
 from callbacks.speed import ResumeThroughput, Throughput, TrainingProgress
-from launch.config_files import config_paths, explain, resolve_arguments
+from launch.config_files import config_paths, explain, own_error, resolve_arguments
 from launch.options import check_writable, quiet_libraries, say, writable_folder
 from lightning_modules.base import ExpertModule
 from macedance.errors import ConfigError
@@ -130,7 +130,11 @@ def build_cli(arguments: Sequence[str], *, kind: type[TrainingCLI] = TrainingCLI
             parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
             args=list(arguments),
         )
-    except (ArgumentError, argparse.ArgumentError) as error:
+    except (ArgumentError, argparse.ArgumentError, ValueError, TypeError) as error:
+        # A constructor's own complaint is the better one; the parser wraps it.
+        ours = own_error(error)
+        if ours is not None:
+            raise ours from error
         names = [a.dest for a in parser_box[0]._actions] if parser_box else []
         raise explain(str(error), arguments, names) from error
 

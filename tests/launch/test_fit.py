@@ -75,12 +75,12 @@ def test_a_directory_named_in_the_config_is_used(finished: Path) -> None:
 
 
 def test_the_loss_terms_at_the_start_are_said_and_kept(
-    finished: Path, tmp_path: Path, tiny_corpus: Path, capsys
+    finished: Path, tmp_path: Path, tiny_corpus: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    fit(tmp_path / "run", tiny_corpus, "--model.losses.rebalance_below=0.05")
-    error = capsys.readouterr().err
-    assert "loss at the start: rec" in error
-    assert "its weight is raised" in error
+    with caplog.at_level("INFO"):
+        fit(tmp_path / "run", tiny_corpus, "--model.losses.rebalance_below=0.05")
+    assert "loss at the start: rec" in caplog.text
+    assert "its weight is raised" in caplog.text
     with (finished / "metrics_val.csv").open(encoding="utf-8") as file:
         shares = {row["name"]: float(row["value"]) for row in csv.DictReader(file) if row["name"].endswith("_share")}
     assert set(shares) == {"init/rec_share", "init/vel_share", "init/joint_share", "init/foot_share"}
