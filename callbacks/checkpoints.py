@@ -9,6 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from callbacks.run_files import MetricsCsv, find_callback
 from macedance.errors import ConfigError
 
 
@@ -32,6 +33,9 @@ class Checkpoints(pl.Callback):
         folder = Path(trainer.default_root_dir) / "checkpoints"
         folder.mkdir(parents=True, exist_ok=True)
         target, temporary = folder / name, folder / f".{name}.tmp"
+        csv_file = find_callback(trainer, MetricsCsv)
+        if csv_file is not None:
+            csv_file.sync()
         trainer.save_checkpoint(temporary)
         if trainer.is_global_zero:
             os.replace(temporary, target)

@@ -22,8 +22,8 @@ import macedance
 class MetricsCsv(pl.Callback):
     """One row per optimizer step in ``metrics.csv``; validation values in ``metrics_val.csv`` (step, name, value).
 
-    The columns are those of the first step. Every row is on disk before the callback returns, so before any
-    checkpoint that contains its step.
+    The columns are those of the first step. Every row is handed to the system before the callback returns, and forced
+    to the disk before any checkpoint that contains its step.
     """
 
     def __init__(self) -> None:
@@ -68,7 +68,12 @@ class MetricsCsv(pl.Callback):
             writer.writerow(["step", *self._columns])
         writer.writerow([trainer.global_step, *(repr(values[c]) if c in values else "" for c in self._columns)])
         self._file.flush()
-        os.fsync(self._file.fileno())
+
+    def sync(self) -> None:
+        """Force what was written to the disk; a checkpoint calls it before it is saved."""
+        for file in (self._file, self._val_file):
+            if file is not None:
+                os.fsync(file.fileno())
 
     def write_validation(self, step: int, values: dict[str, float]) -> None:
         """Append validation values of a step; other callbacks call this for what they compute."""

@@ -131,8 +131,7 @@ def _train_and_judge(
     out: Path, seed: int, *, smoke: bool, config: str, clock: Clock, keep: bool
 ) -> tuple[Run, dict[str, dict[str, Any]], MusicToMotion]:
     from launch.demo_evaluation import as_clips, dance_to, drawn_others, judge, write_dances
-    from launch.options import quiet_libraries
-    from launch.training import prepare_run
+    from launch.training import fit, prepare_run
     from macedance.pipelines.music_to_motion import MusicToMotion
 
     arguments = [f"--config={config}", f"--run_dir={out / 'run' if keep else out / 'runs' / f'seed-{seed}'}"]
@@ -147,8 +146,7 @@ def _train_and_judge(
     data.prepare_data()
     data.setup("fit")
     clock.lap("corpus")
-    with quiet_libraries():
-        run.trainer.fit(run.model, datamodule=run.data)
+    fit(run)
     clock.lap("training")
 
     pipeline = MusicToMotion.load(run.directory / "checkpoints" / "last.ckpt")

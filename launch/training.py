@@ -19,7 +19,7 @@ from callbacks.loss_report import LossReport
 from callbacks.run_files import MetricsCsv, Provenance
 from callbacks.speed import ResumeThroughput, Throughput, TrainingProgress
 from launch.config_files import config_paths, explain, own_error, resolve_arguments
-from launch.options import check_writable, quiet_libraries, say, writable_folder
+from launch.options import check_writable, positive_int, quiet_libraries, say, writable_folder
 from lightning_modules.base import ExpertModule
 from macedance.errors import ConfigError
 
@@ -58,6 +58,9 @@ class TrainingCLI(LightningCLI):
         )
         parser.add_argument(
             "--checkpoint_every_n_steps", type=int | None, default=None, help="Optimizer steps between two checkpoints."
+        )
+        parser.add_argument(
+            "--num_threads", type=int | None, default=None, help="CPU threads of torch while training; null: its own."
         )
         parser.link_arguments("seed_everything", "model.init_args.seed")
         parser.link_arguments("seed_everything", "data.init_args.seed")
@@ -201,6 +204,17 @@ def train(arguments: Sequence[str]) -> Run:
     """Prepare a run and train it to its end."""
     run = prepare_run(arguments)
     say(f"run directory: {run.directory}")
-    with quiet_libraries():
-        run.trainer.fit(run.model, datamodule=run.data)
+    fit(run)
     return run
+
+
+def fit(run: Run) -> None:
+    """Train a prepared run with the threads that its config asks for."""
+    threads, wanted = torch.get_num_threads(), run.cli.config.num_threads
+    positive_int("num_threads", wanted)
+    torch.set_num_threads(wanted or threads)
+    try:
+        with quiet_libraries():
+            run.trainer.fit(run.model, datamodule=run.data)
+    finally:
+        torch.set_num_threads(threads)
