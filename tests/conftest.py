@@ -34,7 +34,10 @@ def one_thread() -> None:
     """Two workers on two cores: more threads would wait for each other."""
     import torch
 
+    from macedance.compiled import protect_numba_cache
+
     torch.set_num_threads(1)
+    protect_numba_cache()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from macedance.compiled import protect_numba_cache
 from macedance.errors import DataError
 from macedance.music.audio import Audio, load_audio
 from macedance.music.cache import cache_root, cached_array, content_hash
@@ -116,6 +117,7 @@ def _looks_right(kept: Floats, frames: int | None) -> bool:
 
 
 def _compute(audio: Audio, fps: float) -> Floats:
+    protect_numba_cache()
     import librosa
 
     frames = num_frames(audio.duration_s, fps)

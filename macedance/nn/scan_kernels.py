@@ -18,6 +18,10 @@ from numba import njit, types
 from numba.extending import overload
 from numpy.typing import NDArray
 
+from macedance.compiled import protect_numba_cache
+
+protect_numba_cache()
+
 F32 = np.float32
 Array = NDArray[np.float32]
 # float32, or bfloat16 in int16

@@ -15,6 +15,10 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from numba import njit
 
+from macedance.compiled import protect_numba_cache
+
+protect_numba_cache()
+
 Array = np.ndarray
 
 _Loop = TypeVar("_Loop", bound=Callable[..., Any])
