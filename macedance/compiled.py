@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import os
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 _MARK = "_macedance_locked"
@@ -35,3 +42,38 @@ def protect_numba_cache() -> None:
 
     setattr(save, _MARK, True)
     IndexDataCacheFile.save = save
+
+
+@contextmanager
+def first_compilation(folder: Path | None = None) -> Iterator[None]:
+    """Hold back other processes while this one first uses a compiled package; they then find its machine code whole.
+
+    A package whose compiled functions call each other (librosa's do) must not be compiled by two processes at once on a
+    fresh machine: the cache would mix the parts of both, and every later process would crash on it.
+
+    Args:
+        folder: Where the lock file lies, made when missing; where it cannot be made there is no lock. None: beside the
+            installed packages, where their machine code lies too, or the temporary folder when that is read-only.
+    """
+    try:
+        import fcntl
+
+        folder = _lock_folder() if folder is None else folder
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / f"compile-{_environment_key()}.lock").open("a", encoding="ascii")
+    except (ImportError, OSError):
+        yield
+        return
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _lock_folder() -> Path:
+    packages = Path(sysconfig.get_paths()["purelib"])
+    return packages if os.access(packages, os.W_OK) else Path(tempfile.gettempdir())
+
+
+def _environment_key() -> str:
+    """Tells one installation from another: each has its own cache of machine code."""
+    return hashlib.blake2b(sysconfig.get_paths()["purelib"].encode(), digest_size=6).hexdigest()

@@ -34,10 +34,7 @@ def one_thread() -> None:
     """Two workers on two cores: more threads would wait for each other."""
     import torch
 
-    from macedance.compiled import protect_numba_cache
-
     torch.set_num_threads(1)
-    protect_numba_cache()
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -46,6 +43,10 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     root = tmp_path_factory.getbasetemp()
     shared = root.parent if os.environ.get("PYTEST_XDIST_WORKER") else root
     os.environ["MACEDANCE_CACHE"] = str(shared / "macedance-cache")
+    # Tests of two workers call librosa directly: its loops are compiled by one of them first.
+    from macedance.music.features import warm_up
+
+    warm_up()
 
 
 @pytest.fixture(scope="session")

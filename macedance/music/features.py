@@ -10,6 +10,7 @@ beyond each end, enough for its longest filter (1.6 s).
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from importlib.metadata import version
@@ -18,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from macedance.compiled import protect_numba_cache
+from macedance.compiled import first_compilation, protect_numba_cache
 from macedance.errors import DataError
 from macedance.music.audio import Audio, load_audio
 from macedance.music.cache import cache_root, cached_array, content_hash
@@ -116,8 +117,25 @@ def _looks_right(kept: Floats, frames: int | None) -> bool:
     return right_shape and (frames is None or len(kept) == frames) and bool(np.isfinite(kept).all())
 
 
-def _compute(audio: Audio, fps: float) -> Floats:
+@functools.cache
+def warm_up() -> None:
+    """Compile librosa's loops once per process, one process at a time; called before the first features.
+
+    Who calls librosa's onsets, beats or pitches by other ways in several processes at once calls this first.
+    """
     protect_numba_cache()
+    with first_compilation():
+        seconds = np.arange(2 * _TEMPO_RATE_HZ) / _TEMPO_RATE_HZ
+        clicks = np.sin(2 * np.pi * 220 * seconds) * (seconds % 0.5 < 0.1)
+        _features_of(Audio(clicks.astype(np.float32), _TEMPO_RATE_HZ), 30)
+
+
+def _compute(audio: Audio, fps: float) -> Floats:
+    warm_up()
+    return _features_of(audio, fps)
+
+
+def _features_of(audio: Audio, fps: float) -> Floats:
     import librosa
 
     frames = num_frames(audio.duration_s, fps)
