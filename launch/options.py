@@ -110,7 +110,8 @@ class _NoChatter(logging.Filter):
     _CHATTER = re.compile(
         r"(GPU available|TPU available|HPU available|IPU available|Using default|`Trainer|Trainer\.fit|.*Tip:|"
         r"Running in `fast_dev_run`|LOCAL_RANK|Seed set|You are using a CUDA device|Trainer will use only 1 of|"
-        r"Initializing distributed|-{20,}|distributed_backend|`weights_only` was not set)"
+        r"Initializing distributed|-{20,}|distributed_backend|`weights_only` was not set|"
+        r"Using (bfloat16|16bit) )"
     )
 
     def filter(self, record: logging.LogRecord) -> bool:

@@ -116,6 +116,8 @@ class SelfAttention(nn.Module):
 def attend(q_BHTD: Tensor, k_BHND: Tensor, v_BHND: Tensor) -> Tensor:
     """Softmax attention with the heads' widths joined again: (B, T, H * D), in the type of `q_BHTD`."""
     dtype = q_BHTD.dtype
+    if q_BHTD.is_meta:  # autocast knows no such device
+        return F.scaled_dot_product_attention(q_BHTD, k_BHND, v_BHND).transpose(1, 2).flatten(2)
     if q_BHTD.device.type == "cpu" and dtype in (torch.bfloat16, torch.float16):
         q_BHTD, k_BHND, v_BHND = q_BHTD.float(), k_BHND.float(), v_BHND.float()
     with torch.autocast(q_BHTD.device.type, enabled=False):
