@@ -41,7 +41,7 @@ def protect_numba_cache() -> None:
             plain(self, key, data)
 
     setattr(save, _MARK, True)
-    IndexDataCacheFile.save = save
+    IndexDataCacheFile.save = save  # type: ignore[method-assign]
 
 
 @contextmanager
