@@ -23,6 +23,7 @@ _PARTS = ("run", "runs", "model", "eval", "dances", "plots", "song", "metrics.js
 #: The unheard song: a seed that no corpus uses.
 _SONG_SEED = 990_001
 _FLOOR_SEED = 0
+_BETAS = (0.45, 0.5, 0.55, 0.6, 0.65, 0.75)
 #: Tells a folder that a demo made.
 _MARKER = ".macedance-demo"
 
@@ -130,7 +131,7 @@ def run_demo(out: Path, *, smoke: bool, seeds: int, config: str, quiet: bool = F
 def _train_and_judge(
     out: Path, seed: int, *, smoke: bool, config: str, clock: Clock, keep: bool
 ) -> tuple[Run, dict[str, dict[str, Any]], MusicToMotion]:
-    from launch.demo_evaluation import as_clips, dance_to, drawn_others, judge, write_dances
+    from launch.demo_evaluation import as_clips, choose_beta, dance_to, drawn_others, judge, write_dances
     from launch.training import fit, prepare_run
     from macedance.pipelines.music_to_motion import MusicToMotion
 
@@ -153,6 +154,9 @@ def _train_and_judge(
     untrained = _untrained(run)
     clips = data.clips("test")
     steps = 2 if smoke else None
+    beta = choose_beta(pipeline, data.clips("val"), _BETAS, seed=seed, num_steps=steps)
+    pipeline = pipeline.with_default_beta(beta)
+    say(f"beta {beta}: chosen on the validation clips, and the model's default from now on")
     motions, speed = dance_to(pipeline, clips, "test dances", seed=seed, num_steps=steps)
     blank, _ = dance_to(untrained, clips, "untrained dances", seed=seed, num_steps=steps)
     reference = as_clips([clip.motion for clip in clips], clips)

@@ -84,6 +84,27 @@ def as_clips(motions: Sequence[Motion], clips: Sequence[Clip]) -> list[JointClip
     return [JointClip.from_motion(replace(m, song=c.song), c.key) for m, c in zip(motions, clips, strict=True)]
 
 
+def choose_beta(
+    pipeline: MusicToMotion, clips: Sequence[Clip], candidates: Sequence[float], *, seed: int, num_steps: int | None
+) -> float:
+    """The temperature whose dances to validation clips are nearest to them by fid_k: how timid a short run comes out
+    differs from run to run."""
+    reference = as_clips([clip.motion for clip in clips], clips)
+    found: dict[float, float] = {}
+    for beta in candidates:
+        with Progress(f"validation, beta {beta}", 1) as bar:
+            motions = pipeline.generate_batch(
+                [clip.music for clip in clips],
+                genres=[clip.genre for clip in clips],
+                beta=beta,
+                seed=seed,
+                num_steps=num_steps,
+                progress=bar,
+            )
+        found[beta] = evaluate_clips(as_clips(motions, clips), reference, allow_small_n=True)["fid_k"]["value"]
+    return min(found, key=lambda beta: found[beta])
+
+
 def held_still(reference: Sequence[JointClip]) -> list[JointClip]:
     """As many clips of the reference's mean pose, which never moves."""
     rooted = [clip.joints - clip.joints[:1, :1] for clip in reference]

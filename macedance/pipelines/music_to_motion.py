@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from macedance.diffusion.draws import RowNoise, choose
-from macedance.diffusion.guidance import Denoiser, Guidance, MotionNetwork, evaluation_mode
+from macedance.diffusion.guidance import Denoiser, Guidance, MotionNetwork, evaluation_mode, guidance_from_config
 from macedance.diffusion.samplers import Progress, Sampler
 from macedance.diffusion.schedule import CosineSchedule
 from macedance.diffusion.windows import WindowedDenoiser
@@ -137,6 +137,14 @@ class MusicToMotion:
         network = model.network.to(device).eval()
         music = None if model.music_normalizer is None else model.music_normalizer.to(device)
         return cls(network, model.objective, model.config, model.motion_normalizer.to(device), music)
+
+    def with_default_beta(self, beta: float) -> MusicToMotion:
+        """The same model with another default temperature, above 0 and at most 1, which `save_pretrained` keeps."""
+        resolve_strength(self.objective, beta, None)
+        objective = dict(self.config.objective)
+        objective["init_args"] = {**(objective.get("init_args") or {}), "default_beta": beta}
+        config, guidance = replace(self.config, objective=objective), guidance_from_config(objective)
+        return MusicToMotion(self.network, guidance, config, self.motion_normalizer, self.music_normalizer)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write ``model.safetensors``, ``config.json`` and ``normalizer.json``; all of them or none.
