@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
-from callbacks.ema import EmaCallback
+from callbacks.previews import Preview, averaged_dances
 from callbacks.run_files import MetricsCsv, find_callback, write_json
 from lightning_modules.motion_expert import MotionExpertModule
 from macedance.errors import ConfigError
@@ -19,7 +18,7 @@ from macedance.motion.files import JointClip
 from macedance.report.progress import Progress
 
 
-class MotionProtocol(pl.Callback):
+class MotionProtocol(Preview):
     """Every k steps: a dance for each validation clip from the averaged weights, judged against the clips themselves.
 
     Values go to the logger, to ``metrics_val.csv`` (``val/fid_k``, ``val/bas``, ...) and to ``protocol/step-<n>.json``.
@@ -46,22 +45,15 @@ class MotionProtocol(pl.Callback):
     ) -> None:
         if every_n_steps < 1 or (max_clips is not None and max_clips < 1):
             raise ConfigError("every_n_steps and max_clips count from 1", where="MotionProtocol")
-        self.every_n_steps, self.max_clips = every_n_steps, max_clips
+        super().__init__(every_n_steps)
+        self.max_clips = max_clips
         self.sampler, self.num_steps, self.beta, self.seed = sampler, num_steps, beta, seed
         self.allow_small_n = allow_small_n
-        self._last_step = 0
         self._said_refusal = False
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Evaluate when the step is due."""
-        step = trainer.global_step
-        if step == self._last_step or step % self.every_n_steps or not trainer.is_global_zero:
-            return
-        self._last_step = step
-        assert isinstance(pl_module, MotionExpertModule)
-        self.evaluate(trainer, pl_module)
+    def preview(self, trainer: pl.Trainer, module: MotionExpertModule) -> dict[str, dict[str, Any]]:
+        """Evaluate."""
+        return self.evaluate(trainer, module)
 
     def evaluate(self, trainer: pl.Trainer, module: MotionExpertModule) -> dict[str, dict[str, Any]]:
         """Generate, judge, write; returns metric name -> {value, n, ...}, empty without a validation split."""
@@ -70,18 +62,15 @@ class MotionProtocol(pl.Callback):
             clips = clips[:: max(1, -(-len(clips) // self.max_clips))]
         if not clips:
             return {}
-        averaged = find_callback(trainer, EmaCallback)
-        with averaged.applied(module) if averaged else nullcontext(), Progress("validation dances", 1) as bar:
-            pipeline = module.pipeline()
-            motions = pipeline.generate_batch(
-                [clip.music for clip in clips],
-                genres=[clip.genre if clip.genre in pipeline.genres else None for clip in clips],
+        with Progress("validation dances", 1) as bar:
+            motions = averaged_dances(
+                trainer,
+                module,
+                clips,
                 beta=self.beta,
                 seed=self.seed,
                 sampler=self.sampler,
                 num_steps=self.num_steps,
-                music_beats_s=[clip.beats_s for clip in clips],
-                songs=[clip.song for clip in clips],
                 progress=bar,
             )
         generated = [JointClip.from_motion(m, c.key) for m, c in zip(motions, clips, strict=True)]

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 
-from callbacks.ema import EmaCallback
-from callbacks.run_files import find_callback
+from callbacks.previews import Preview, averaged_dances
 from lightning_modules.motion_expert import MotionExpertModule
 from macedance.errors import ConfigError
 from macedance.rendering.video import render_dance
 
 
-class SampleVideos(pl.Callback):
+class SampleVideos(Preview):
     """Every k steps: ``samples/step-<n>-<k>.mp4``, dances to the first validation clips with their music.
 
     Args:
@@ -38,34 +35,19 @@ class SampleVideos(pl.Callback):
     ) -> None:
         if every_n_steps < 1 or num_videos < 1:
             raise ConfigError("every_n_steps and num_videos count from 1", where="SampleVideos")
-        self.every_n_steps, self.num_videos = every_n_steps, num_videos
+        super().__init__(every_n_steps)
+        self.num_videos = num_videos
         self.sampler, self.num_steps, self.seed, self.size = sampler, num_steps, seed, size
-        self._last_step = 0
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Make the videos when the step is due."""
-        step = trainer.global_step
-        if step == self._last_step or step % self.every_n_steps or not trainer.is_global_zero:
-            return
-        self._last_step = step
-        assert isinstance(pl_module, MotionExpertModule)
+    def preview(self, trainer: pl.Trainer, module: MotionExpertModule) -> None:
+        """Make the videos."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         clips = data.clips("val")[: self.num_videos]
         if not clips:
             return
-        averaged = find_callback(trainer, EmaCallback)
-        with averaged.applied(pl_module) if averaged else nullcontext():
-            pipeline = pl_module.pipeline()
-            motions = pipeline.generate_batch(
-                [clip.music for clip in clips],
-                genres=[clip.genre if clip.genre in pipeline.genres else None for clip in clips],
-                seed=self.seed,
-                sampler=self.sampler,
-                num_steps=self.num_steps,
-                music_beats_s=[clip.beats_s for clip in clips],
-            )
+        motions = averaged_dances(
+            trainer, module, clips, seed=self.seed, sampler=self.sampler, num_steps=self.num_steps
+        )
         folder = Path(trainer.default_root_dir) / "samples"
         folder.mkdir(parents=True, exist_ok=True)
         for k, (motion, clip) in enumerate(zip(motions, clips, strict=True)):
@@ -73,7 +55,7 @@ class SampleVideos(pl.Callback):
             render_dance(
                 motion,
                 motion.fps,
-                folder / f"step-{step:08d}-{k}.mp4",
+                folder / f"step-{trainer.global_step:08d}-{k}.mp4",
                 music=song,
                 music_start_s=clip.start_s,
                 width=self.size,

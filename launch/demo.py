@@ -140,12 +140,8 @@ def _train_and_judge(
     if smoke:
         arguments += ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--data.demo_clips=16"]
         arguments += ["--data.global_batch_size=4"]
-    from launch.config_files import resolve_arguments
-
-    run = prepare_run(resolve_arguments(arguments))
+    run = prepare_run(arguments)  # makes and opens the corpus too
     data: MotionDataModule = run.data  # type: ignore[assignment]
-    data.prepare_data()
-    data.setup("fit")
     clock.lap("corpus")
     fit(run)
     clock.lap("training")

@@ -149,7 +149,7 @@ def _build(
     except ConfigError as error:
         raise CheckpointError(error.what, where=config_at, expected=error.expected) from error
     network = _build_network(config.network, config_at)
-    _load_weights(network, state_dict, weights_at)
+    load_weights(network, state_dict, weights_at)
     return LoadedModel(network, objective, config, motion, music)
 
 
@@ -166,7 +166,14 @@ def _build_network(arguments: Mapping[str, Any], where: Path) -> nn.Module:
         raise CheckpointError(f"the network's arguments: {error}", where=where) from error
 
 
-def _load_weights(network: nn.Module, state_dict: Mapping[str, Tensor], where: Path) -> None:
+def load_weights(
+    network: nn.Module, state_dict: Mapping[str, Tensor], where: str | Path, *, fix: str | None = None
+) -> None:
+    """Load weights of exactly the network's names and shapes, in place.
+
+    Raises:
+        CheckpointError: They are of another network; what differs is counted and the first name given.
+    """
     own = network.state_dict()
     missing, extra = sorted(own.keys() - state_dict.keys()), sorted(state_dict.keys() - own.keys())
     shapes = sorted(name for name in own.keys() & state_dict.keys() if own[name].shape != state_dict[name].shape)
@@ -177,5 +184,6 @@ def _load_weights(network: nn.Module, state_dict: Mapping[str, Tensor], where: P
             f"another shape, the first is {first}",
             where=where,
             expected="the weights of the configuration's network",
+            fix=fix,
         )
     network.load_state_dict(dict(state_dict))

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from macedance.errors import CheckpointError
-from macedance.pipelines.motion_weights import LoadedModel, Weights, load_checkpoint, load_folder
+from macedance.pipelines.motion_weights import LoadedModel, Weights, load_checkpoint, load_folder, load_weights
 
 
 def load_network_weights(network: nn.Module, source: str | Path, *, weights: Weights = "auto") -> LoadedModel:
@@ -26,17 +25,5 @@ def load_network_weights(network: nn.Module, source: str | Path, *, weights: Wei
     """
     source = Path(source)
     loaded = load_folder(source) if source.is_dir() else load_checkpoint(source, weights)
-    state = loaded.network.state_dict()
-    own = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    given = {name: tuple(value.shape) for name, value in state.items()}
-    problems = [f"{name} is missing" for name in own if name not in given]
-    problems += [f"{name} is unknown" for name in given if name not in own]
-    problems += [f"{n} is {given[n]}, not {own[n]}" for n in own if n in given and own[n] != given[n]]
-    if problems:
-        raise CheckpointError(
-            f"the weights are of another network: {len(problems)} names or shapes differ, e.g. {problems[0]}",
-            where=source,
-            fix="use the config of the run that wrote them",
-        )
-    network.load_state_dict(state)
+    load_weights(network, loaded.network.state_dict(), source, fix="use the config of the run that wrote the weights")
     return loaded
