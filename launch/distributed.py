@@ -1,0 +1,145 @@
+"""Ranks that start together and fail together: joined before anything is decided, errors shared by all."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import pytorch_lightning as pl
+import torch
+
+from macedance import errors
+from macedance.errors import ConfigError, MaceDanceError
+
+Result = TypeVar("Result")
+
+#: What a scheduler or launcher calls the rank of a process.
+_RANK_VARIABLES = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+
+
+class SharedError(MaceDanceError):
+    """The error of another rank: raised on every rank, said by the first one only."""
+
+    def __init__(self, exit_code: int, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.exit_code = exit_code
+
+
+def environment_rank() -> int:
+    """Rank of this process as its launcher says; 0 without one."""
+    for name in _RANK_VARIABLES:
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    return 0
+
+
+def launched_by_lightning() -> bool:
+    """Whether Lightning's own main process started this one, as rank 1 or above of its machine."""
+    named = any(name in os.environ for name in ("TORCHELASTIC_RUN_ID", "SLURM_PROCID"))
+    return not named and int(os.environ.get("LOCAL_RANK", "0") or 0) > 0
+
+
+def join_ranks(trainer: pl.Trainer) -> None:
+    """Start the ranks that nobody started yet and connect all of them.
+
+    Lightning does both inside `fit`; here they come first, so that where to resume from is decided once. Both are then
+    found done: its environment takes processes with a local rank for started, and a process group is made once.
+    """
+    strategy = trainer.strategy
+    launcher = strategy.launcher
+    if launcher is None:
+        return
+    launcher.launch(strategy.setup_environment, trainer=trainer)
+
+
+def is_joined() -> bool:
+    """Whether this process is one of several."""
+    return (
+        torch.distributed.is_available()
+        and torch.distributed.is_initialized()
+        and torch.distributed.get_world_size() > 1
+    )
+
+
+def together(function: Callable[[], Result]) -> Result:
+    """Call a function on every rank; an error on any of them is raised on all.
+
+    Raises:
+        MaceDanceError: The first failing rank's, naming the rank where others did not fail.
+    """
+    if not is_joined():
+        return function()
+    result: Result | None = None
+    fault: dict[str, Any] | None = None
+    unexpected: BaseException | None = None
+    try:
+        result = function()
+    except MaceDanceError as error:
+        fault = _to_dict(error)
+    except Exception as error:
+        unexpected = error
+        fault = _to_dict(MaceDanceError(f"{type(error).__name__}: {error}"))
+    faults: list[dict[str, Any] | None] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(faults, fault)
+    if unexpected is not None:
+        raise unexpected
+    failing = [rank for rank, found in enumerate(faults) if found is not None]
+    if failing:
+        first = faults[failing[0]]
+        assert first is not None
+        only = None if len(failing) == len(faults) else f"rank {failing[0]} on {first['host']}"
+        raise _from_dict(first, only)
+    return result  # type: ignore[return-value]
+
+
+def decided_by_first_rank(function: Callable[[], Result]) -> Result:
+    """Call a function on the first rank and give its result, or raise its error, on all."""
+    if not is_joined():
+        return function()
+    box: list[Any] = [None, None]
+    if torch.distributed.get_rank() == 0:
+        try:
+            box[0] = function()
+        except MaceDanceError as error:
+            box[1] = _to_dict(error)
+        except Exception as error:
+            torch.distributed.broadcast_object_list(
+                [None, _to_dict(MaceDanceError(f"{type(error).__name__}: {error}"))]
+            )
+            raise
+    torch.distributed.broadcast_object_list(box)
+    if box[1] is not None:
+        raise _from_dict(box[1], None)
+    result: Result = box[0]
+    return result
+
+
+def is_first_rank() -> bool:
+    """Whether this process speaks for all."""
+    return not is_joined() or torch.distributed.get_rank() == 0
+
+
+def _to_dict(error: MaceDanceError) -> dict[str, Any]:
+    where = None if error.where is None else str(error.where)
+    return {
+        "kind": type(error).__name__,
+        "exit_code": error.exit_code,
+        "what": error.what,
+        "where": where,
+        "expected": error.expected,
+        "fix": error.fix,
+        "host": socket.gethostname(),
+    }
+
+
+def _from_dict(fault: dict[str, Any], rank: str | None) -> MaceDanceError:
+    """The error as it was on its rank; the others hold it as a SharedError, which is said once."""
+    what = fault["what"] if rank is None else f"{rank}: {fault['what']}"
+    told = {name: fault[name] for name in ("where", "expected", "fix")}
+    if not is_first_rank():
+        return SharedError(fault["exit_code"], what, **told)
+    kind = getattr(errors, fault["kind"], MaceDanceError)
+    error = kind(what, **told) if issubclass(kind, MaceDanceError) else ConfigError(what, **told)
+    return error

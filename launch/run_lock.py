@@ -1,0 +1,203 @@
+"""One job at a time on a run directory: a lock with host, process, job and a heartbeat."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from macedance.errors import ConfigError
+
+LOCK_NAME = ".lock"
+#: A lock whose holder was silent for longer than this is nobody's.
+SILENT_S = 60.0
+_BEAT_S = 10.0
+
+
+class RunLock:
+    """Holds `.lock` of a run directory while training goes on.
+
+    The lock of another is taken over when its process is gone on this host, when its SLURM job is ours (a requeued
+    job keeps its number), or when its heartbeat is over 60 seconds old.
+
+    Args:
+        directory: The run directory; it must exist when `acquire` is called.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / LOCK_NAME
+        self._token = uuid.uuid4().hex
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def acquire(self) -> str | None:
+        """Take the lock and keep its heartbeat going.
+
+        Returns:
+            Why the lock of another was taken over; None where there was none.
+
+        Raises:
+            ConfigError: Another living job holds the directory, or it cannot be written to.
+        """
+        reason: str | None = None
+        for _ in range(20):
+            try:
+                self._create()
+            except FileExistsError:
+                holder = read_lock(self.path)
+                if holder is None:  # being written, or damaged
+                    time.sleep(0.1)
+                    if read_lock(self.path) is None:
+                        self._remove_if_still(None)
+                    continue
+                why = _why_free(holder)
+                if why is None:
+                    raise ConfigError(
+                        f"another job trains in this directory: {_name(holder)}, its heartbeat "
+                        f"{max(time.time() - float(holder['heartbeat']), 0):.0f} s old",
+                        where=self.path.parent,
+                        fix="wait for it or stop it, or name another directory with --run_dir",
+                    ) from None
+                reason = f"lock of {_name(holder)} taken over: {why}"
+                self._remove_if_still(holder["token"])
+                continue
+            except OSError as error:
+                raise ConfigError(
+                    f"cannot lock the run directory: {error.strerror or error}",
+                    where=self.path,
+                    fix="name a folder that you may write to with --run_dir",
+                ) from error
+            self._thread = threading.Thread(target=self._beat, name="run-lock", daemon=True)
+            self._thread.start()
+            return reason
+        raise ConfigError("other jobs fight for this directory", where=self.path.parent, fix="start one job only")
+
+    def release(self) -> None:
+        """Give the directory free; harmless when not held."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+            self._remove_if_still(self._token)
+
+    def __enter__(self) -> RunLock:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def _content(self) -> str:
+        return json.dumps(
+            {
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "process_start": process_start(os.getpid()),
+                "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+                "heartbeat": time.time(),
+                "token": self._token,
+            }
+        )
+
+    def _create(self) -> None:
+        """Make the lock whole, or raise FileExistsError: a link fails where the name stands, a rename would not."""
+        temporary = self.path.with_name(f"{LOCK_NAME}.{self._token}")
+        temporary.write_text(self._content(), encoding="utf-8")
+        try:
+            os.link(temporary, self.path)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links
+            handle = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                stream.write(self._content())
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _remove_if_still(self, token: str | None) -> None:
+        """Remove the lock that was judged free, not one that somebody took in the meantime."""
+        aside = self.path.with_name(f"{LOCK_NAME}.{self._token}.old")
+        try:
+            os.rename(self.path, aside)
+        except FileNotFoundError:
+            return
+        moved = read_lock(aside)
+        if moved is not None and moved["token"] != token:
+            try:
+                os.link(aside, self.path)  # not ours to remove: put it back
+            except OSError:
+                pass
+        aside.unlink(missing_ok=True)
+
+    def _beat(self) -> None:
+        temporary = self.path.with_name(f"{LOCK_NAME}.{self._token}")
+        while not self._stop.wait(_BEAT_S):
+            holder = read_lock(self.path)
+            if holder is not None and holder["token"] != self._token:
+                return  # taken over: we were silent for too long
+            try:
+                temporary.write_text(self._content(), encoding="utf-8")
+                os.replace(temporary, self.path)
+            except OSError:
+                continue  # a full disk is not the lock's to report
+
+
+def read_lock(path: Path) -> dict[str, Any] | None:
+    """What a lock file says; None where it is absent, half-written or not one."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        float(content["heartbeat"])
+        return dict(content) if {"host", "pid", "token"} <= content.keys() else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def process_start(pid: int) -> int | None:
+    """Start time of a process in clock ticks, which tells it from a later one of the same number.
+
+    Returns:
+        None where there is no such process, only its unreaped remains, or no /proc.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def is_gone(pid: int, started: int | None) -> bool:
+    """Whether the process of that number and start time runs no more on this host."""
+    if Path("/proc/self/stat").exists():
+        now = process_start(pid)
+        return now is None or (started is not None and now != started)
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False
+
+
+def _why_free(holder: dict[str, Any]) -> str | None:
+    """Why a lock is nobody's; None while its holder lives."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job and holder.get("slurm_job_id") == job and holder["pid"] != os.getpid():
+        return "it is of this SLURM job before it was requeued"
+    if holder["host"] == socket.gethostname() and is_gone(int(holder["pid"]), holder.get("process_start")):
+        return "its process is gone"
+    if time.time() - float(holder["heartbeat"]) > SILENT_S:
+        return f"no heartbeat for {time.time() - float(holder['heartbeat']):.0f} s"
+    return None
+
+
+def _name(holder: dict[str, Any]) -> str:
+    job = f", SLURM job {holder['slurm_job_id']}" if holder.get("slurm_job_id") else ""
+    return f"process {holder['pid']} on {holder['host']}{job}"
