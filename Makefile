@@ -5,7 +5,7 @@ RUN := PYTHONUNBUFFERED=1
 # `make demo OUT=DIR` writes elsewhere.
 OUT ?= outputs/demo
 
-.PHONY: venv demo demo-seeds test test-shared test-demo lint clean
+.PHONY: venv demo demo-seeds test test-shared test-demo test-dist test-slurm lint clean
 
 venv: .venv/.installed
 
@@ -25,11 +25,19 @@ demo-seeds: venv
 	$(RUN) $(BIN)/macedance demo --out $(OUT) --seeds 3
 
 test: venv
-	$(RUN) $(BIN)/python -m pytest -n 2 -m "not gpu and not demo" tests
+	$(RUN) $(BIN)/python -m pytest -n 2 -m "not gpu and not demo and not dist and not slurm" tests
 
 # Only the tests on real data; fails where the data is absent.
 test-shared: venv
-	$(RUN) MACEDANCE_REQUIRE_SHARED=1 $(BIN)/python -m pytest -n 2 -m "shared and not gpu and not demo" tests
+	$(RUN) MACEDANCE_REQUIRE_SHARED=1 $(BIN)/python -m pytest -n 2 -m "shared and not gpu and not demo and not dist and not slurm" tests
+
+# Several ranks: killed, resumed, resharded, signalled (up to 20 minutes on two cores).
+test-dist: venv
+	$(RUN) $(BIN)/python -m pytest -m "dist and not gpu" tests/dist
+
+# A real SLURM of two nodes on this machine; MACEDANCE_INSTALL_SLURM=1 installs Debian's packages (as root).
+test-slurm: venv
+	$(RUN) $(BIN)/python -m pytest -m slurm tests/slurm
 
 # What the trained demo model must show; after `make demo`.
 test-demo: venv

@@ -16,6 +16,7 @@ from macedance.pipelines.checkpoint_folder import (
     CheckpointManifest,
     list_checkpoints,
     newest_verified,
+    read_manifest,
     scan_pickles,
     verify,
 )
@@ -144,7 +145,7 @@ def choose_start(mode: str, run_dir: Path, identity: RunIdentity, *, allow_chang
             return _without_checkpoint(mode, run_dir, messages)
     else:
         folder = _named(Path(mode))
-    manifest = verify(folder) if mode not in ("auto", "must") else _manifest_of(folder)
+    manifest = verify(folder) if mode not in ("auto", "must") else read_manifest(folder)
     scan_pickles(folder)
     changes = _check_identity(folder, manifest, run_dir, identity, allow_changes)
     if manifest.step >= identity.max_steps > 0:
@@ -155,12 +156,6 @@ def choose_start(mode: str, run_dir: Path, identity: RunIdentity, *, allow_chang
     )
     told = f"resuming from {folder.name}, step {manifest.step}"
     return Start(folder, manifest, False, (*messages, ", ".join([told, *elastic, *changes])), reshape)
-
-
-def _manifest_of(folder: Path) -> CheckpointManifest:
-    from macedance.pipelines.checkpoint_folder import read_manifest
-
-    return read_manifest(folder)
 
 
 def _without_checkpoint(mode: str, run_dir: Path, messages: tuple[str, ...]) -> Start:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -130,10 +131,8 @@ class RunLock:
             return
         moved = read_lock(aside)
         if moved is not None and moved["token"] != token:
-            try:
+            with contextlib.suppress(OSError):
                 os.link(aside, self.path)  # not ours to remove: put it back
-            except OSError:
-                pass
         aside.unlink(missing_ok=True)
 
     def _beat(self) -> None:
