@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import yaml
 from jsonargparse import ArgumentError
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from callbacks.checkpoints import Checkpoints
 from callbacks.loss_report import LossReport
-from callbacks.run_files import MetricsCsv, Provenance
+from callbacks.preemption import Preemption
+from callbacks.run_files import MetricsCsv, Provenance, find_callback
 from callbacks.speed import ResumeThroughput, Throughput, TrainingProgress
 from launch.config_files import config_paths, explain, own_error, resolve_arguments
+from launch.distributed import decided_by_first_rank, is_first_rank, join_ranks, together
 from launch.options import check_writable, positive_int, quiet_libraries, say, writable_folder
+from launch.resume import MODES, RunIdentity, Start, choose_start, normalizer_sha256
+from launch.run_lock import RunLock
 from lightning_modules.base import ExpertModule
+from lightning_modules.strategies import strategy_kind
 from macedance.errors import ConfigError
+from macedance.motion.atomic import write_atomically
 
 #: What no config may leave to Lightning's own defaults, and why.
 _TRAINER_DEFAULTS: dict[str, Any] = {
@@ -56,6 +64,13 @@ class TrainingCLI(LightningCLI):
         parser.add_argument(
             "--init_from", type=str | None, default=None, help="Start from the weights of this folder or checkpoint."
         )
+        parser.add_argument(
+            "--resume", type=str, default="auto", help="auto, never, must, or the path of a checkpoint to go on from."
+        )
+        parser.add_argument(
+            "--resume_changed", type=bool, default=False, help="Resume although the config changed; what did is said."
+        )
+        parser.add_argument("--keep_last_checkpoints", type=int, default=3, help="Periodic checkpoints that stay.")
         parser.add_argument(
             "--checkpoint_every_n_steps", type=int | None, default=None, help="Optimizer steps between two checkpoints."
         )
@@ -104,6 +119,21 @@ class Run:
     trainer: pl.Trainer
     model: ExpertModule
     data: pl.LightningDataModule
+    start: Start = field(default_factory=Start)
+    lock: RunLock | None = None
+
+    @property
+    def preempted(self) -> bool:
+        """Whether training was broken off by the scheduler, and saved."""
+        preemption = find_callback(self.trainer, Preemption)
+        return preemption is not None and preemption.preempted
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps done."""
+        if self.start.finished and self.start.manifest is not None:
+            return self.start.manifest.step
+        return int(self.trainer.global_step)
 
 
 def build_cli(arguments: Sequence[str], *, kind: type[TrainingCLI] = TrainingCLI) -> TrainingCLI:
@@ -149,61 +179,166 @@ def require_config(arguments: Sequence[str]) -> None:
 
 
 def prepare_run(arguments: Sequence[str]) -> Run:
-    """Everything of a run but the training: parse, open the data, build the network, make the directory.
+    """Everything of a run but the training: open the data, build the network, find the start, make the directory.
 
-    The directory is made last: a wrong request leaves nothing behind.
+    The directory is made last: a wrong request leaves nothing behind. With several ranks all of them come here, and an
+    error of one is the error of all.
 
     Args:
         arguments: As on the command line: ``--config NAME|FILE`` and any key.
 
     Raises:
-        ConfigError: A wrong key or value, or a directory that already holds a run or cannot be written to.
+        ConfigError: A wrong key or value, a directory that cannot be written to or that another job trains in, or a
+            checkpoint of another run.
         DataError: A corpus that is missing or damaged.
-        CheckpointError: Weights to start from that are missing or of another network.
+        CheckpointError: Weights to start from that are missing or of another network; no checkpoint where one must be.
     """
     arguments = resolve_arguments(arguments)
     with quiet_libraries():
         cli = build_cli(arguments)
         directory = Path(cli.config.run_dir)
-        is_trial = bool(cli.config.trainer.fast_dev_run)
-        if not is_trial:
-            if (directory / "metrics.csv").exists():
-                raise ConfigError(
-                    "the directory already holds a run",
-                    where=directory,
-                    fix="name another one with --run_dir, or move the old run away",
-                )
-            check_writable(directory)
         model, data, trainer = cli.model, cli.datamodule, cli.trainer
         assert isinstance(model, ExpertModule)
         assert data is not None
-        data.prepare_data()
-        data.setup("fit")
-        model.adopt_corpus(data)
-        model.configure_model()
-        throughput = Throughput()
-        trainer.callbacks = [  # type: ignore[attr-defined]
-            throughput,
-            *([] if is_trial else [MetricsCsv(), Provenance()]),
-            LossReport(),
-            TrainingProgress(),
-            *trainer.callbacks,  # type: ignore[attr-defined]
-            *([] if is_trial else [Checkpoints(every_n_steps=cli.config.get("checkpoint_every_n_steps"))]),
-            ResumeThroughput(throughput),
-        ]
+        run = Run(cli, directory, trainer, model, data)
+        is_trial = bool(cli.config.trainer.fast_dev_run)
+        if cli.config.resume not in MODES and not Path(cli.config.resume).exists():
+            raise ConfigError(
+                f"resume is {cli.config.resume!r}",
+                where="--resume",
+                expected="auto, never, must, or the path of a checkpoint",
+            )
+        join_ranks(trainer)
+        together(lambda: _open(run, check_directory=not is_trial))
         if not is_trial:
-            writable_folder(directory)
+            run.start = decided_by_first_rank(lambda: _claim_and_choose(run))
+            if run.start.finished:
+                return run
+            together(lambda: writable_folder(directory))
+            for message in run.start.messages if is_first_rank() else ():
+                say(message)
+        trainer.callbacks = _callbacks(run, is_trial)  # type: ignore[attr-defined]
+        if run.start.manifest is not None:
+            data.start_position = run.start.manifest.position  # type: ignore[attr-defined]
+        if not is_trial:
             if not trainer.loggers:
                 trainer.loggers = [TensorBoardLogger(save_dir=str(directory), name="", version="tensorboard")]
-            dump = cli.parser.dump(cli.config, skip_link_targets=False)
-            (directory / "config.yaml").write_text(dump, encoding="utf-8")
-    return Run(cli, directory, trainer, model, data)
+            if is_first_rank():
+                _write_config(run)
+    return run
+
+
+def _open(run: Run, *, check_directory: bool) -> None:
+    """What every rank needs and may fail at."""
+    if check_directory:
+        check_writable(run.directory)
+    run.data.trainer = run.trainer
+    run.data.prepare_data()
+    run.data.setup("fit")
+    _ = run.data.micro_batch_size  # type: ignore[attr-defined]  # raises where the global batch does not divide
+    run.model.adopt_corpus(run.data)
+    run.model.configure_model()
+    _schedule_validation(run)
+
+
+def _schedule_validation(run: Run) -> None:
+    """Validation counts optimizer steps, or shares of a data epoch where a fraction is given.
+
+    Lightning counts micro-batches.
+    """
+    trainer, accumulated = run.trainer, run.trainer.accumulate_grad_batches
+    every = run.cli.config.trainer.val_check_interval
+    if run.cli.config.trainer.fast_dev_run or isinstance(every, (str, dict)):
+        return
+    if every is None or isinstance(every, float):
+        data: Any = run.data
+        steps = data.samples_per_epoch // data.global_batch_size
+        every = max(round((1.0 if every is None else every) * steps), 1)
+    trainer.val_check_interval = every * accumulated
+
+
+def _claim_and_choose(run: Run) -> Start:
+    """Lock the directory and find the start; where that fails nothing is left behind."""
+    config = run.cli.config
+    identity = RunIdentity(
+        config=yaml.safe_load(_dump(run.cli)),
+        data_manifest_sha256=run.model.manifest_sha256,
+        normalizer_sha256=normalizer_sha256(run.model.normalizer_dict()),
+        world_size=run.trainer.world_size,
+        strategy=strategy_kind(run.trainer),
+        max_steps=run.trainer.max_steps,
+    )
+
+    def choose() -> Start:
+        return choose_start(config.resume, run.directory, identity, allow_changes=config.resume_changed)
+
+    start = None if run.directory.exists() else choose()
+    if start is not None and start.finished:
+        return start
+    lock = RunLock(writable_folder(run.directory))
+    taken_over = lock.acquire()
+    try:
+        start = start or choose()
+        if start.must_reshape and start.folder is not None:
+            start = _reshaped(start, run)
+    except BaseException:
+        lock.release()
+        raise
+    if start.finished:
+        lock.release()
+    else:
+        run.lock = lock
+        atexit.register(lock.release)
+    return replace(start, messages=(*([taken_over] if taken_over else []), *start.messages))
+
+
+def _reshaped(start: Start, run: Run) -> Start:
+    """The start from the same checkpoint, cut for this number of ranks, in a folder of its own."""
+    from launch.reshape import reshape_for_resume
+
+    assert start.folder is not None
+    folder, message = reshape_for_resume(start.folder, run.directory / "checkpoints", run.trainer.world_size)
+    return replace(start, folder=folder, messages=(*start.messages, message))
+
+
+def _callbacks(run: Run, is_trial: bool) -> list[pl.Callback]:
+    """The run's own callbacks around those of the config, in the order in which they must act."""
+    config, throughput = run.cli.config, Throughput()
+    resumed = None if run.start.folder is None else str(run.start.folder)
+    files = [] if is_trial else [MetricsCsv(), Provenance(run.start.messages, resumed)]
+    checkpoints = Checkpoints(every_n_steps=config.checkpoint_every_n_steps, keep_last=config.keep_last_checkpoints)
+    saving = [] if is_trial else [checkpoints, Preemption()]
+    return [
+        throughput,
+        *files,
+        LossReport(),
+        TrainingProgress(),
+        *run.trainer.callbacks,  # type: ignore[attr-defined]
+        *saving,
+        ResumeThroughput(throughput),
+    ]
+
+
+def _dump(cli: TrainingCLI) -> str:
+    return str(cli.parser.dump(cli.config, skip_link_targets=False))
+
+
+def _write_config(run: Run) -> None:
+    """`config.yaml` is written once, at the start of the run; a resume compares with it."""
+    path = run.directory / "config.yaml"
+    if run.start.folder is None or not path.exists():
+        write_atomically(path, _dump(run.cli).encode())
 
 
 def train(arguments: Sequence[str]) -> Run:
-    """Prepare a run and train it to its end."""
+    """Prepare a run and train it to its end; a finished run is left as it is."""
     run = prepare_run(arguments)
-    say(f"run directory: {run.directory}")
+    if run.start.finished:
+        if is_first_rank():
+            say(f"the run is finished: step {run.steps} of {run.trainer.max_steps}; nothing to do in {run.directory}")
+        return run
+    if is_first_rank():
+        say(f"run directory: {run.directory}")
     fit(run)
     return run
 
@@ -215,6 +350,16 @@ def fit(run: Run) -> None:
     torch.set_num_threads(wanted or threads)
     try:
         with quiet_libraries():
-            run.trainer.fit(run.model, datamodule=run.data)
+            run.trainer.fit(run.model, datamodule=run.data, ckpt_path=_checkpoint_path(run.start), weights_only=True)
     finally:
         torch.set_num_threads(threads)
+        if run.lock is not None:
+            run.lock.release()
+
+
+def _checkpoint_path(start: Start) -> str | None:
+    """What Lightning restores from: the state file, or the whole folder where DeepSpeed wrote it."""
+    if start.folder is None:
+        return None
+    state = start.folder / "state.ckpt"
+    return str(state if state.exists() else start.folder)

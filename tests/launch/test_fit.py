@@ -71,7 +71,7 @@ def test_the_written_config_repeats_the_run(finished: Path, tmp_path: Path) -> N
 
 def test_a_directory_named_in_the_config_is_used(finished: Path) -> None:
     with pytest.raises(ConfigError, match="already holds a run"):
-        train([f"--config={finished / 'config.yaml'}"])
+        train([f"--config={finished / 'config.yaml'}", "--resume=never"])
 
 
 def test_the_loss_terms_at_the_start_are_said_and_kept(
