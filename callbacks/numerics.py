@@ -412,6 +412,7 @@ def drop_gradients(trainer: pl.Trainer, optimizer: Any) -> Any:
 
 def append_lines(path: Path, lines: Sequence[str]) -> None:
     """Add lines to a file and force them to the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.writelines(f"{line}\n" for line in lines)
         file.flush()
