@@ -23,7 +23,7 @@ STEP_PLACES = ("batch_start", "forward", "before_backward", "backward", "after_b
 #: Places that only the last micro-step of an optimizer step has.
 UPDATE_PLACES = ("before_update", "update", "after_update")
 #: Places within the writing of a checkpoint, and within validation.
-SAVE_PLACES = ("save_begin", "save_files", "save_rename", "save_link")
+SAVE_PLACES = ("save_begin", "save_files", "save_manifest", "save_rename", "save_link")
 VALIDATION_PLACES = ("validation_start", "validation", "validation_end")
 
 
@@ -82,10 +82,13 @@ class Recorder(pl.Callback):
         if not self._plan or event not in ("os.rename", "os.symlink"):
             return
         source, target = Path(os.fsdecode(arguments[0])), Path(os.fsdecode(arguments[1]))
-        if event == "os.rename" and target.parent.name == "checkpoints" and target.name.startswith("step-"):
+        if event == "os.symlink":
+            if source.name.startswith("step-"):
+                self._at("save_link")
+        elif target.name == "manifest.json":
+            self._at("save_manifest")
+        elif target.parent.name == "checkpoints" and target.name.startswith("step-"):
             self._at("save_rename")
-        if event == "os.symlink" and source.name.startswith("step-"):
-            self._at("save_link")
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._rank = trainer.global_rank

@@ -22,7 +22,7 @@ SMALL = ("--config=mace_motion_demo", "--config=debug/mace_motion_cpu", RECORDER
 #: Strategy of a cell -> its arguments.
 STRATEGIES: dict[str, tuple[str, ...]] = {
     "single": (),
-    "ddp": (),
+    "ddp": ("--config=strategies/ddp",),
     "zero1": ("--config=strategies/zero1",),
     "zero2": ("--config=strategies/zero2",),
     "zero3": ("--config=strategies/zero3",),
@@ -257,12 +257,30 @@ def assert_same_run(reference: DistRun, other: DistRun) -> None:
     expected, done = reference.history(), other.history()
     for place, line in done.items():
         assert place in expected, f"micro-step {place} is not in the uninterrupted run"
-        wrong = {
-            k: (expected[place].get(k), v) for k, v in line.items() if k != "batch_idx" and expected[place].get(k) != v
-        }
+        pairs = {key: (expected[place].get(key), value) for key, value in line.items() if key != "batch_idx"}
+        wrong = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
         assert not wrong, f"(rank, micro-step) {place} differs from the uninterrupted run: {wrong}"
     assert done.keys() == expected.keys(), f"micro-steps missing: {sorted(expected.keys() - done.keys())}"
+    assert_same_result(reference, other)
+
+
+def assert_same_result(reference: DistRun, other: DistRun) -> None:
+    """Two runs left the same files behind, times aside."""
     for name in ("metrics.csv", "metrics_val.csv"):
         assert other.csv_rows(name) == reference.csv_rows(name), name
     assert other.newest().name == reference.newest().name
     assert_same_checkpoint(reference.newest(), other.newest())
+
+
+def assert_close_losses(reference: DistRun, other: DistRun, tolerance: float) -> None:
+    """Relative difference of every step's loss."""
+    expected, found = reference.losses(), other.losses()
+    assert len(found) == len(expected)
+    worst = max(abs(a - b) / abs(a) for a, b in zip(expected, found, strict=True))
+    assert worst <= tolerance, f"losses differ by {worst:.2e} (relative): {list(zip(expected, found, strict=True))}"
+
+
+def error_lines(launch: Launch) -> list[str]:
+    """What all ranks said that calls itself an error."""
+    said = [line for rank in range(len(launch.pids)) for line in launch.stderr(rank).splitlines()]
+    return [line for line in said if "error" in line.lower()]

@@ -70,11 +70,11 @@ class Launch:
     pids: list[int]
     codes: dict[int, int] = field(default_factory=dict)
 
-    def kill(self, number: int = signal.SIGKILL, ranks: Sequence[int] | None = None) -> None:
-        """Send a signal to the living ranks, or to those named."""
+    def kill(self, number: int = signal.SIGKILL, ranks: Sequence[int] | None = None, *, children: bool = False) -> None:
+        """Send a signal to the living ranks, or to those named; with `children` to their loader processes too."""
         for rank, pid in enumerate(self.pids):
             if rank not in self.codes and (ranks is None or rank in ranks):
-                self.zygote.signal(pid, number)
+                self.zygote.signal(pid, number, children=children)
 
     def wait(self, timeout_s: float = 120.0, *, one: bool = False) -> list[int | None]:
         """Exit codes by rank (negative: ended by that signal), None for one that still runs.
@@ -182,9 +182,9 @@ class Zygote:
             pids.append(int(self._ask(request)["pid"]))
         return Launch(self, logs, pids)
 
-    def signal(self, pid: int, number: int) -> None:
+    def signal(self, pid: int, number: int, *, children: bool = False) -> None:
         """Signal a rank that has not been reaped: the zygote is its parent and knows."""
-        self._ask({"kill": pid, "signal": int(number)})
+        self._ask({"kill": pid, "signal": int(number), "children": children})
 
     def poll(self, timeout_s: float) -> None:
         """Take in what the zygote has to say."""
@@ -261,7 +261,8 @@ def _be_a_rank(request: dict[str, Any]) -> None:
 
     import numpy as np
 
-    os.setpgid(0, 0)
+    with contextlib.suppress(OSError):
+        os.setpgid(0, 0)
     for target, name in ((1, "stdout"), (2, "stderr")):
         descriptor = os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(descriptor, target)
@@ -274,6 +275,7 @@ def _be_a_rank(request: dict[str, Any]) -> None:
     # A new process would draw these from the system; what nobody seeds must not look reproducible here.
     random.seed()
     np.random.seed()
+    _inject_faults()
     import launch.main
 
     sys.argv = [str(launch.main.__file__), *request["arguments"]]
@@ -292,6 +294,33 @@ def _be_a_rank(request: dict[str, Any]) -> None:
             sys.stderr.flush()
         finally:
             os._exit(code)
+
+
+def _inject_faults() -> None:
+    """What tests cannot do from outside, as root: a folder that this rank may not write to, a disk that is full.
+
+    MACEDANCE_TEST_DENY names a folder, MACEDANCE_TEST_FILE_LIMIT the bytes that a file may have.
+    """
+    import errno
+    import resource
+
+    denied = os.environ.get("MACEDANCE_TEST_DENY")
+    if denied:
+        writing = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_APPEND
+
+        def deny(event: str, arguments: tuple[Any, ...]) -> None:
+            if event not in ("open", "os.mkdir", "os.rename", "os.link", "os.symlink"):
+                return
+            path = arguments[0]
+            if not isinstance(path, str | bytes) or not os.path.abspath(os.fsdecode(path)).startswith(str(denied)):
+                return
+            if event != "open" or (isinstance(arguments[2], int) and arguments[2] & writing):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fsdecode(path))
+
+        sys.addaudithook(deny)
+    limit = os.environ.get("MACEDANCE_TEST_FILE_LIMIT")
+    if limit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), resource.RLIM_INFINITY))
 
 
 def _serve() -> None:
@@ -326,13 +355,15 @@ def _serve() -> None:
                     answer({"ready": True})
                 elif "kill" in request:
                     if request["kill"] in children:
-                        os.kill(request["kill"], request["signal"])
+                        (os.killpg if request["children"] else os.kill)(request["kill"], request["signal"])
                     answer({"signalled": request["kill"] in children})
                 else:
                     pid = os.fork()
                     if pid == 0:
                         answers.close()
                         _be_a_rank(request)
+                    with contextlib.suppress(OSError):  # as the child does: whoever is first
+                        os.setpgid(pid, pid)
                     children.add(pid)
                     answer({"pid": pid})
         while children:
