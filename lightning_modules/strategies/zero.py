@@ -1,0 +1,292 @@
+"""DeepSpeed ZeRO as one strategy, on GPUs as Lightning has it and on CPUs with gloo."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from datetime import timedelta
+from typing import Any
+
+import pytorch_lightning as pl
+from lightning_fabric.utilities.seed import reset_seed
+from pytorch_lightning.plugins.precision import DeepSpeedPrecision, Precision
+from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy
+from pytorch_lightning.strategies.strategy import _ForwardRedirection
+from torch import Tensor, autocast, bfloat16, nn
+
+from lightning_modules.strategies import partitions
+from lightning_modules.strategies.deepspeed_setup import (
+    compile_operators,
+    prepare_environment,
+    quiet_deepspeed,
+    require_deepspeed,
+)
+from macedance.errors import ConfigError
+from macedance.nn.fragments import Fragment
+
+STAGES = (1, 2, 3)
+#: Elements of a communication bucket at most; it is allocated whole, so never larger than the trained parameters.
+_BUCKET_ELEMENTS = {"cpu": 20_000_000, "cuda": 200_000_000}
+
+
+class ZeroPrecision(DeepSpeedPrecision):
+    """bfloat16 weights over float32 master weights, as DeepSpeed has them, and products under autocast.
+
+    Lightning's own casts batch and buffers too: targets in metres and normalisers would lose their precision.
+    """
+
+    def convert_module(self, module: nn.Module) -> nn.Module:
+        """Leave it: DeepSpeed casts the parameters, and the buffers stay."""
+        return module
+
+    def convert_input(self, data: Any) -> Any:
+        """Leave the batch as it is."""
+        return data
+
+    def tensor_init_context(self) -> Any:
+        """Networks are initialised in float32, whatever they train in."""
+        return nullcontext()
+
+
+class _UnderAutocast(_ForwardRedirection):
+    """Runs the steps of a module under autocast: inside the engine's forward, which would turn an outer one off."""
+
+    def __init__(self, device_type: str) -> None:
+        self._device_type = device_type
+
+    def __call__(
+        self,
+        wrapper_module: nn.Module,
+        original_module: pl.LightningModule,
+        method_name: str,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        method = getattr(original_module, method_name)
+
+        def cast(*method_args: Any, **method_kwargs: Any) -> Any:
+            with autocast(self._device_type, dtype=bfloat16):
+                return method(*method_args, **method_kwargs)
+
+        # The base class looks the method up by name, on the instance first.
+        setattr(original_module, method_name, cast)
+        try:
+            return super().__call__(wrapper_module, original_module, method_name, *args, **kwargs)
+        finally:
+            delattr(original_module, method_name)
+
+
+class ZeroStrategy(DeepSpeedStrategy):
+    """Shards optimizer state (stage 1), gradients (2) and parameters (3) over the ranks.
+
+    Args:
+        stage: 1, 2 or 3.
+        offload: Keep optimizer state and master weights in the machine's memory instead of the GPU's.
+        keep_whole_below: Stage 3: parameters with fewer elements stay whole on every rank.
+        bucket_elements: Elements of a communication bucket; None: by device.
+        process_group_backend: ``nccl`` or ``gloo``; None: by device.
+        timeout_s: Seconds after which a collective that a rank does not join is an error.
+
+    Raises:
+        ConfigError: An unknown stage, or a size out of range.
+        DependencyError: DeepSpeed is not installed.
+    """
+
+    #: Load a checkpoint that was reshaped for another number of ranks (DeepSpeed's universal layout).
+    load_universal: bool = False
+
+    def __init__(
+        self,
+        stage: int = 2,
+        offload: bool = False,
+        keep_whole_below: int = 10_000,
+        bucket_elements: int | None = None,
+        process_group_backend: str | None = None,
+        timeout_s: float = 1800.0,
+    ) -> None:
+        if stage not in STAGES:
+            raise ConfigError(
+                f"stage {stage!r} of ZeRO is unknown",
+                where="trainer.strategy.init_args.stage",
+                expected="1, 2 or 3",
+                fix="--config strategies/zero1, zero2, zero3 or zero3_offload; without sharding strategies/ddp",
+            )
+        for name, value, least in (
+            ("keep_whole_below", keep_whole_below, 0),
+            ("bucket_elements", 1 if bucket_elements is None else bucket_elements, 1),
+            ("timeout_s", timeout_s, 1),
+        ):
+            if value < least:
+                raise ConfigError(
+                    f"{name} is {value}", where=f"trainer.strategy.init_args.{name}", expected=f"{least} or more"
+                )
+        require_deepspeed()
+        prepare_environment(None)
+        self.stage, self.offload = stage, offload
+        self.keep_whole_below, self.bucket_elements = keep_whole_below, bucket_elements
+        with quiet_deepspeed():
+            super().__init__(
+                stage=stage,
+                offload_optimizer=offload,
+                process_group_backend=process_group_backend,
+                timeout=timedelta(seconds=timeout_s),
+                logging_batch_size_per_gpu=1,
+            )
+
+    @property
+    def kind(self) -> str:
+        """``zero1``, ``zero2``, ``zero3`` or, offloaded, ``zero3_offload``."""
+        return f"zero{self.stage}_offload" if self.offload else f"zero{self.stage}"
+
+    # ---------------------------------------------------------------- the three places where Lightning asks for CUDA
+    def setup_environment(self) -> None:
+        """Connect the ranks."""
+        prepare_environment(self.root_device.type)
+        DDPStrategy.setup_environment(self)
+
+    def setup_distributed(self) -> None:
+        """Make the process group, once."""
+        reset_seed()
+        self.set_world_ranks()
+        if self.root_device.type == "cpu":
+            compile_operators()
+        with quiet_deepspeed():
+            self._init_deepspeed_distributed()
+
+    def _engine(self, config: dict[str, Any], model: nn.Module, parameters: list[nn.Parameter], **options: Any) -> Any:
+        """deepspeed.initialize; Lightning's way of naming the device fails on a CPU, which has no index."""
+        import deepspeed
+
+        buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+        with quiet_deepspeed():
+            engine, optimizer, _, _ = deepspeed.initialize(
+                args=None,
+                config=config,
+                model=model,
+                model_parameters=parameters,
+                dist_init_required=False,
+                **options,
+            )
+        # Older versions cast normalisers and loss weights with the parameters.
+        for name, buffer in model.named_buffers():
+            if buffer.dtype != buffers[name].dtype:
+                buffer.data = buffers[name].to(buffer.device)
+        # Checkpoints hold data only: no script to run from among them.
+        engine._copy_recovery_script = lambda save_path: None
+        return engine, optimizer
+
+    def _setup_model_and_optimizer(self, model: nn.Module, optimizer: Any, lr_scheduler: Any = None) -> tuple[Any, Any]:
+        assert isinstance(self.config, dict)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        self._fit_config(sum(p.numel() for p in trained))
+        return self._engine(self.config, model, trained, optimizer=optimizer, lr_scheduler=lr_scheduler)
+
+    def _initialize_deepspeed_inference(self, model: nn.Module) -> None:
+        assert isinstance(self.config, dict)
+        config: dict[str, Any] = {"train_micro_batch_size_per_gpu": 1}
+        wanted = ["bf16", "fp16"]
+        if self.zero_stage_3:
+            self._fit_config(sum(p.numel() for p in model.parameters()))
+            wanted += ["zero_allow_untested_optimizer", "zero_optimization"]
+        config.update({key: self.config[key] for key in wanted if key in self.config})
+        self.model, _ = self._engine(config, model, [], optimizer=None, lr_scheduler=None)
+
+    # ---------------------------------------------------------------- settings
+    def _fit_config(self, elements: int) -> None:
+        """Settings that need to know the device and the size of what trains."""
+        assert isinstance(self.config, dict)
+        device = self.root_device.type
+        zero = self.config["zero_optimization"]
+        largest = self.bucket_elements or _BUCKET_ELEMENTS.get(device, _BUCKET_ELEMENTS["cuda"])
+        # DeepSpeed wants an even number.
+        bucket = -(-min(largest, elements) // 512) * 512
+        zero.update(
+            overlap_comm=device != "cpu",
+            reduce_bucket_size=bucket,
+            allgather_bucket_size=bucket,
+        )
+        if self.stage == 3:
+            zero.update(stage3_param_persistence_threshold=self.keep_whole_below, stage3_prefetch_bucket_size=bucket)
+        if self.offload:
+            zero["offload_optimizer"]["pin_memory"] = device != "cpu"
+            # Any torch optimizer may run there; DeepSpeed's own is faster and is taken when the config names it.
+            self.config["zero_force_ds_cpu_optimizer"] = False
+        if self.load_universal:
+            self.config["checkpoint"] = {"load_universal": True}
+
+    @property
+    def precision_plugin(self) -> Precision:
+        """What casts."""
+        return super().precision_plugin
+
+    @precision_plugin.setter
+    def precision_plugin(self, plugin: Precision | None) -> None:
+        if isinstance(plugin, DeepSpeedPrecision) and not isinstance(plugin, ZeroPrecision):
+            if plugin.precision.startswith("16"):
+                raise ConfigError(
+                    f"precision {plugin.precision} is not supported under ZeRO",
+                    where="trainer.precision",
+                    expected="32-true, bf16-mixed or bf16-true",
+                )
+            plugin = ZeroPrecision(plugin.precision)
+        self._precision_plugin = plugin
+
+    def setup(self, trainer: pl.Trainer) -> None:
+        """Shard the module."""
+        if str(getattr(self.precision_plugin, "precision", "")).startswith("bf16"):
+            self._forward_redirection = _UnderAutocast(self.root_device.type)
+        super().setup(trainer)
+
+    @contextmanager
+    def model_sharded_context(self) -> Iterator[None]:
+        """Networks are built whole, so that one seed gives one network whatever the ranks; sharded in `setup`."""
+        self._init_config_if_needed()
+        yield
+
+    @contextmanager
+    def tensor_init_context(self, empty_init: bool | None = None) -> Iterator[None]:
+        """Networks are initialised on the CPU, in float32."""
+        yield
+
+    # ---------------------------------------------------------------- what this rank holds
+    @property
+    def zero_optimizer(self) -> Any:
+        """DeepSpeed's sharded optimizer; only while fitting."""
+        return self.deepspeed_engine.optimizer
+
+    def local_fragments(self, module: nn.Module) -> dict[str, Fragment]:
+        """This rank's part of the float32 master weights of what trains, as live views, by parameter name."""
+        return partitions.local_fragments(module, self.zero_optimizer, self.stage, self.global_rank)
+
+    def local_gradients(self) -> list[Tensor]:
+        """This rank's part of the averaged gradients, between the backward pass and the step."""
+        return partitions.local_gradients(self.zero_optimizer, self.stage, self.offload)
+
+    def skip_next_step(self) -> None:
+        """Drop the gradients of the coming step; all ranks call it."""
+        partitions.skip_next_step(self.zero_optimizer, self.stage)
+
+    @contextmanager
+    def showing(self, module: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
+        """Within the context the network computes with other values than its own; all ranks enter and leave it.
+
+        Args:
+            module: The module being trained.
+            values: Values of each of :meth:`local_fragments`, by name.
+        """
+        partitions.show_values(module, self.zero_optimizer, self.stage, self.global_rank, values)
+        try:
+            yield
+        finally:
+            partitions.show_master(module, self.zero_optimizer, self.stage, self.global_rank)
+
+    # ---------------------------------------------------------------- checkpoints
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        """Write DeepSpeed's files below ``filepath`` (a folder); every rank calls it."""
+        with quiet_deepspeed():
+            super().save_checkpoint(checkpoint, filepath, storage_options)
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read them back: weights, optimizer and the rest, which is returned."""
+        with quiet_deepspeed():
+            return super().load_checkpoint(checkpoint_path, weights_only)
