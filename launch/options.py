@@ -125,7 +125,8 @@ def quiet_libraries() -> Iterator[None]:
     filters = [(h, _NoChatter()) for h in _handlers()]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning")
-        warnings.filterwarnings("ignore", message=".*(does not have many workers|`srun` command is available|tensorboardX|LeafSpec|weights_only).*")
+        warnings.filterwarnings("ignore", message=".*(does not have many workers|tensorboardX|LeafSpec|weights_only).*")
+        warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
         for handler, chatter in filters:
             handler.addFilter(chatter)
         try:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
-import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +11,7 @@ import torch
 
 from callbacks.checkpoints import Checkpoints
 from callbacks.ema import EmaCallback
-from callbacks.run_files import MetricsCsv, Provenance, write_json
+from callbacks.run_files import write_json
 from lightning_modules.base import ExpertModule
 from lightning_modules.schedules import WarmupCosine
 from macedance.errors import ConfigError
@@ -88,43 +86,6 @@ def test_a_checkpoint_takes_and_gives_back_the_average() -> None:
     again.on_fit_start(SimpleNamespace(global_step=0), module)
     assert torch.equal(again.average.shadow["weight"], content["ema"]["weight"])
     assert again.average.num_updates == 7
-
-
-def fake_trainer(root: Path, **extra: object) -> SimpleNamespace:
-    return SimpleNamespace(
-        default_root_dir=str(root), is_global_zero=True, global_step=0, callback_metrics={}, world_size=1,
-        optimizers=[SimpleNamespace(param_groups=[{"lr": 0.25}])], datamodule=SimpleNamespace(), precision="32-true",
-        **extra,
-    )  # fmt: skip
-
-
-def test_rows_are_on_disk_at_once_with_the_first_step_s_columns(tmp_path: Path) -> None:
-    callback, trainer = MetricsCsv(), fake_trainer(tmp_path)
-    callback.on_fit_start(trainer, None)
-    for step in (1, 2):
-        trainer.global_step = step
-        trainer.callback_metrics = {"train/loss": torch.tensor(1 / 3), "train/rec": torch.tensor(0.5)}
-        if step == 2:
-            trainer.callback_metrics["train/new"] = torch.tensor(1.0)
-        callback.on_train_batch_end(trainer, None, None, None, 0)
-        with (tmp_path / "metrics.csv").open(encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        assert len(rows) == step
-    assert list(rows[0]) == ["step", "train/loss", "lr", "train/rec"]
-    assert float(rows[1]["train/loss"]) == float(torch.tensor(1 / 3))
-    callback.write_validation(2, {"val/bas": 0.1})
-    assert "2,val/bas,0.1" in (tmp_path / "metrics_val.csv").read_text(encoding="utf-8")
-    callback.teardown(trainer, None, "fit")
-
-
-def test_provenance_lists_every_start(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text("a: 1\n", encoding="utf-8")
-    for _ in range(2):
-        Provenance().on_fit_start(fake_trainer(tmp_path), None)
-    starts = json.loads((tmp_path / "provenance.json").read_text(encoding="utf-8"))["starts"]
-    assert len(starts) == 2
-    assert starts[0]["config_sha256"] == starts[1]["config_sha256"]
-    assert {"git", "hardware", "torch", "packages_sha256", "resumed_from_step"} <= starts[0].keys()
 
 
 def test_json_files_appear_whole(tmp_path: Path) -> None:
