@@ -1,0 +1,154 @@
+"""A run inside a SLURM job: what its ranks tell the batch script, and the requeue of a job that was interrupted."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from callbacks.preemption import Preemption
+from launch.options import say
+from macedance.errors import MaceDanceError
+
+#: Exit codes, as `macedance --help` lists them.
+DONE, FAILED, MISTAKE, PREEMPTED, HUNG = 0, 1, 2, 75, 76
+
+#: Folder in which every rank leaves its exit code; the batch script sets it, since srun reports only how it ended the
+#: other ranks once one of them has failed.
+OUTCOME_VARIABLE = "MACEDANCE_OUTCOME"
+#: ``no``: another job goes on, as in a chain.
+REQUEUE_VARIABLE = "MACEDANCE_REQUEUE"
+_NO_REQUEUE = "no-requeue"
+
+_PEER_LOST = re.compile(
+    r"connection (was )?(closed|reset|refused) by (remote )?peer|connection reset|broken pipe|socket closed"
+    r"|remote process exited|connection closed",
+    re.IGNORECASE,
+)
+
+
+def job_id(environment: Mapping[str, str] = os.environ) -> str | None:
+    """The job that this process runs in, or None outside of one (and in an interactive shell of one)."""
+    if environment.get("SLURM_JOB_NAME") in ("bash", "interactive"):
+        return None
+    return environment.get("SLURM_JOB_ID") or None
+
+
+def recorded(function: Callable[[], int]) -> int:
+    """Run a rank's whole work and leave its exit code for the batch script; nothing more outside of `macedance submit`.
+
+    A rank that fails because another one is gone exits 76, as a hang: it says nothing against the run.
+    """
+    try:
+        code = function()
+    except MaceDanceError as error:
+        _record(error.exit_code)
+        raise
+    except KeyboardInterrupt:
+        raise
+    except SystemExit as error:
+        _record(error.code if isinstance(error.code, int) else FAILED)
+        raise
+    except BaseException as error:
+        if not lost_peer(error):
+            _record(FAILED)
+            raise
+        say(f"macedance fit: rank {_rank()} lost its connection to another rank, which ended first: {_one_line(error)}")
+        _record(HUNG)
+        return HUNG
+    _record(code)
+    return code
+
+
+def lost_peer(error: BaseException) -> bool:
+    """Whether an error is the broken connection to another rank, and not of this one's own making."""
+    from torch.distributed import DistBackendError, DistNetworkError
+
+    return any(
+        isinstance(each, (DistBackendError, DistNetworkError))
+        or (isinstance(each, (RuntimeError, OSError)) and _from_transport(str(each)))
+        for each in _causes(error)
+    )
+
+
+def _from_transport(message: str) -> bool:
+    return bool(_PEER_LOST.search(message)) and any(name in message.lower() for name in ("gloo", "nccl", "tcpstore"))
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _rank() -> int:
+    return int(os.environ.get("SLURM_PROCID", "0") or 0)
+
+
+def _record(code: int) -> None:
+    folder = os.environ.get(OUTCOME_VARIABLE)
+    if folder and Path(folder).is_dir():
+        _write(Path(folder) / f"rank-{_rank()}", f"{code}\n")
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def after_preemption(preemption: Preemption, run_dir: Path) -> str:
+    """On the first rank, once `fit` has ended by a signal: requeue the job where that is ours to do.
+
+    Returns:
+        One line: what was saved and what happens next.
+    """
+    saved = f"saved {preemption.saved}" if preemption.saved else "nothing new to save"
+    job = job_id()
+    if not preemption.requeue_wanted:
+        forbid_requeue()
+        again = "the same command goes on from there" if job is None else f"job {job} was told to end"
+        return f"preempted: {saved}; {again}, resuming is automatic ({run_dir})"
+    if job is None:
+        return f"preempted: {saved}; the same command goes on from there ({run_dir})"
+    if os.environ.get(REQUEUE_VARIABLE) == "no":
+        return f"preempted: {saved}; the next job of the chain goes on from there"
+    told = requeue(job)
+    if told is None:
+        forbid_requeue()  # it is done
+        return f"preempted: {saved}; job {job} is queued again and goes on from there"
+    return f"preempted: {saved}; the batch script queues job {job} again ({told})"
+
+
+def requeue(job: str) -> str | None:
+    """Put a job back into the queue.
+
+    Returns:
+        None when it is queued again, also by somebody else; otherwise why not, e.g. no `scontrol` in a container.
+    """
+    if shutil.which("scontrol") is None:
+        return "there is no scontrol here"
+    try:
+        run = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"scontrol did not run: {error}"
+    message = " ".join(f"{run.stdout} {run.stderr}".split())
+    if run.returncode == 0 or re.search(r"being requeued|already pending|is pending", message, re.IGNORECASE):
+        return None
+    return f"scontrol: {message or f'exit code {run.returncode}'}"
+
+
+def forbid_requeue() -> None:
+    """Tell the batch script to leave the job as it is."""
+    folder = os.environ.get(OUTCOME_VARIABLE)
+    if folder and Path(folder).is_dir():
+        _write(Path(folder) / _NO_REQUEUE, "")
