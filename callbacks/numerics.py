@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 
 from callbacks.run_files import find_callback
+from lightning_modules.strategies import ZeroStrategy, drop_gradients, is_step_boundary
 from macedance.errors import ConfigError, NumericsError
 
 SKIPPED_NAME = "skipped.jsonl"
@@ -192,7 +193,6 @@ class NonFinite(pl.Callback):
         self._keys: list[str] = []
         self._loss: Tensor | None = None
         self._local_peak: Tensor | None = None
-        self._batch_idx = 0
         self._undo: Any = None
 
     # ---------------------------------------------------------------- what a step is made of
@@ -219,7 +219,6 @@ class NonFinite(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Remember whose samples the step is made of."""
-        self._batch_idx = batch_idx
         self._keys.extend(sample_keys(batch))
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
@@ -237,9 +236,8 @@ class NonFinite(pl.Callback):
         Raises:
             NumericsError: More steps were skipped than may be.
         """
-        accumulate = trainer.accumulate_grad_batches
-        if trainer.strategy.handles_gradient_accumulation and (self._batch_idx + 1) % accumulate:
-            return  # such a strategy announces every micro-batch as a step
+        if not is_step_boundary(trainer):
+            return
         verdicts = self._verdicts(trainer, optimizer)
         keys, self._keys, self._loss, self._local_peak = self._keys, [], None, None
         spike: LossSpike | None = find_callback(trainer, LossSpike)
@@ -261,7 +259,7 @@ class NonFinite(pl.Callback):
         if str(trainer.precision).startswith("16"):
             summed = self._loss.new_ones(())
         else:
-            summed = gradients_finite(trainer, optimizer)
+            summed = get_total_norm(gradients_of(trainer, optimizer), float("inf")).isfinite()
         local = summed if self._local_peak is None else self._local_peak.isfinite()
         mine = self._loss.new_empty(3)
         for place, value in enumerate((self._loss, summed, local)):
@@ -315,7 +313,9 @@ class NonFinite(pl.Callback):
                 "the samples out of the corpus",
             )
         rank_zero_info(f"step {faults[0].step} is skipped: {told} ({budget.describe()}; all in {path})")
-        self._undo = drop_gradients(trainer, optimizer)
+        drop_gradients(trainer, pl_module)
+        if not isinstance(trainer.strategy, ZeroStrategy):
+            self._undo = put_back_after_step(optimizer)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -371,33 +371,23 @@ def sample_keys(batch: Any) -> list[str]:
     return [str(key) for key in batch["keys"]] if isinstance(batch, Mapping) and "keys" in batch else []
 
 
-def gradients_finite(trainer: pl.Trainer, optimizer: Any) -> Tensor:
-    """() bool on the device: whether the gradients that this rank's optimizer would use are finite; nothing is read."""
-    own = getattr(trainer.strategy, "gradients_finite", None)
-    if own is not None:
-        verdict: Tensor = own()
-        return verdict
-    grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    return get_total_norm(grads, float("inf")).isfinite()
+def gradients_of(trainer: pl.Trainer, optimizer: Any) -> list[Tensor]:
+    """What this rank's optimizer would use: all gradients, summed over ranks, or this rank's share of them."""
+    if isinstance(trainer.strategy, ZeroStrategy):
+        return trainer.strategy.local_gradients()
+    return [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
 
 
-def drop_gradients(trainer: pl.Trainer, optimizer: Any) -> Any:
-    """Make the optimizer step about to be taken do nothing; returns a handle whose ``remove()`` takes that back.
+def put_back_after_step(optimizer: Any) -> Any:
+    """Keep an optimizer that finds no gradients from counting the step all the same, as Adan does in its groups.
 
-    Without gradients an optimizer passes over its parameters, but some count the step all the same (Adan); the
-    numbers of its groups are put back after the step.
+    Returns:
+        A handle whose ``remove()`` takes that back.
     """
-    own = getattr(trainer.strategy, "drop_gradients", None)
-    if own is not None:
-        own()
-        return None
     kept = [
         {name: copy.deepcopy(value) for name, value in group.items() if name != "params"}
         for group in optimizer.param_groups
     ]
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            parameter.grad = None
 
     def put_back(stepped: Any, args: Any, kwargs: Any) -> None:
         for group, values in zip(stepped.param_groups, kept, strict=True):

@@ -8,11 +8,8 @@ import multiprocessing
 import os
 import signal
 import socket
-import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -113,16 +110,6 @@ class Watchdog(pl.Callback):
         """Seconds that a phase may stand still: its own, and those of previews that the first rank may be busy with."""
         names = {phase, "protocol"} if self._first_rank_may_dance else {phase}
         return max(max(self.timeouts_s[name], self.factor * self.slowest_s.get(name, 0.0)) for name in names)
-
-    @contextmanager
-    def during(self, phase: str) -> Iterator[None]:
-        """Within the context the run is at ``phase``; then at what it was before."""
-        before = self.phase
-        self.beat(phase)
-        try:
-            yield
-        finally:
-            self.beat(before)
 
     # ---------------------------------------------------------------- hooks
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
