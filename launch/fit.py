@@ -39,11 +39,20 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or any(a in ("-h", "--help") for a in arguments):
         print(_HELP)
         return 0
+    from launch.slurm import recorded
+
+    return recorded(lambda: _fit(arguments))
+
+
+def _fit(arguments: Sequence[str]) -> int:
     arguments, json_target = _without_json(arguments)
     from launch.distributed import is_first_rank, launched_by_lightning
+    from launch.slurm import conclude
     from launch.training import train
 
     run = train(arguments)
+    if run.preempted:
+        conclude(run.preemption, run.directory)
     if not is_first_rank():
         # Lightning's main process takes any other code of a process that it started for a crash.
         return 75 if run.preempted and not launched_by_lightning() else 0

@@ -14,6 +14,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "generate": ("launch.generate", "dance to a song: npz, bvh, glb and mp4 files"),
     "data": ("launch.data", "make a corpus of tar shards: `data demo` or `data bvh`"),
     "convert": ("launch.convert", "turn a released checkpoint into a model folder"),
+    "submit": ("launch.submit", "train on a SLURM cluster: check the request, write its script, queue it"),
     "summary": ("launch.summary", "parameters and FLOPs of a config, without weights or data"),
     "doctor": ("launch.doctor", "what is installed, what is broken, which parts that disables, and the fix"),
 }
@@ -26,7 +27,7 @@ first steps:
 
 `macedance VERB --help` explains a verb. `--json` prints one JSON object on stdout, `--json FILE` writes it.
 MACEDANCE_QUIET=1 turns progress off; MACEDANCE_CACHE names the cache folder.
-exit codes: 0 done, 2 a mistake in the request, 1 anything else."""
+exit codes: 0 done, 2 a mistake in the request, 75 preempted and saved, 76 hung, 1 anything else."""
 
 
 def help_text() -> str:

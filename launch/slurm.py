@@ -106,6 +106,18 @@ def _write(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
+def conclude(preemption: Preemption, run_dir: Path) -> None:
+    """Once `fit` has ended by a signal, on every rank: the first one requeues and says so, the others wait for it."""
+    from launch.distributed import is_first_rank, is_joined
+
+    if is_first_rank():
+        say(after_preemption(preemption, run_dir))
+    if is_joined():
+        import torch
+
+        torch.distributed.barrier()  # the end of any rank is the end of the job step
+
+
 def after_preemption(preemption: Preemption, run_dir: Path) -> str:
     """On the first rank, once `fit` has ended by a signal: requeue the job where that is ours to do.
 

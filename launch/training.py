@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import atexit
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ import yaml
 from jsonargparse import ArgumentError
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
 from callbacks.checkpoints import Checkpoints
 from callbacks.loss_report import LossReport
 from callbacks.preemption import Preemption
-from callbacks.run_files import MetricsCsv, Provenance, find_callback
+from callbacks.run_files import MetricsCsv, Provenance
 from callbacks.speed import ResumeThroughput, Throughput, TrainingProgress
 from launch.config_files import config_paths, explain, own_error, resolve_arguments
 from launch.distributed import decided_by_first_rank, is_first_rank, join_ranks, together
@@ -95,6 +97,11 @@ class TrainingCLI(LightningCLI):
             if not self.parse_only:
                 say(f"this processor has no bfloat16 products: training in 32-true instead of {asked.precision}")
             kwargs["precision"] = "32-true"
+        if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
+            # Lightning would save and requeue inside the signal's handler; callbacks.preemption does both.
+            given = asked.plugins or []
+            given = given if isinstance(given, list) else [given]
+            kwargs["plugins"] = [*given, SLURMEnvironment(auto_requeue=False)]
         return super().instantiate_trainer(**kwargs)
 
     parse_only = False
@@ -121,12 +128,12 @@ class Run:
     data: pl.LightningDataModule
     start: Start = field(default_factory=Start)
     lock: RunLock | None = None
+    preemption: Preemption = field(default_factory=Preemption)
 
     @property
     def preempted(self) -> bool:
         """Whether training was broken off by the scheduler, and saved."""
-        preemption = find_callback(self.trainer, Preemption)
-        return preemption is not None and preemption.preempted
+        return self.preemption.preempted
 
     @property
     def steps(self) -> int:
@@ -194,7 +201,7 @@ def prepare_run(arguments: Sequence[str]) -> Run:
         CheckpointError: Weights to start from that are missing or of another network; no checkpoint where one must be.
     """
     arguments = resolve_arguments(arguments)
-    with quiet_libraries():
+    with quiet_libraries(), ExitStack() as given_up:
         cli = build_cli(arguments)
         directory = Path(cli.config.run_dir)
         model, data, trainer = cli.model, cli.datamodule, cli.trainer
@@ -208,6 +215,9 @@ def prepare_run(arguments: Sequence[str]) -> Run:
                 where="--resume",
                 expected="auto, never, must, or the path of a checkpoint",
             )
+        if not is_trial:
+            run.preemption.install()  # a signal during the set-up stops the run before its first step
+            given_up.callback(run.preemption.restore)
         join_ranks(trainer)
         together(lambda: _open(run, check_directory=not is_trial))
         if not is_trial:
@@ -225,6 +235,7 @@ def prepare_run(arguments: Sequence[str]) -> Run:
                 trainer.loggers = [TensorBoardLogger(save_dir=str(directory), name="", version="tensorboard")]
             if is_first_rank():
                 _write_config(run)
+        given_up.pop_all()
     return run
 
 
@@ -307,7 +318,7 @@ def _callbacks(run: Run, is_trial: bool) -> list[pl.Callback]:
     resumed = None if run.start.folder is None else str(run.start.folder)
     files = [] if is_trial else [MetricsCsv(), Provenance(run.start.messages, resumed)]
     checkpoints = Checkpoints(every_n_steps=config.checkpoint_every_n_steps, keep_last=config.keep_last_checkpoints)
-    saving = [] if is_trial else [checkpoints, Preemption()]
+    saving = [] if is_trial else [checkpoints, run.preemption]
     return [
         throughput,
         *files,
