@@ -9,7 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from callbacks.ema import EmaCallback
+from callbacks.ema import EmaCallback, preview_network
 from callbacks.run_files import find_callback
 from datamodules.motion import Clip
 from lightning_modules.motion_expert import MotionExpertModule
@@ -30,13 +30,15 @@ class Preview(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Make the preview when the step is due, once per optimizer step."""
+        """Make the preview when the step is due, once per optimizer step; the other ranks wait for the first."""
         step = trainer.global_step
-        if step == self._last_step or step % self.every_n_steps or not trainer.is_global_zero:
+        if step == self._last_step or step % self.every_n_steps:
             return
         self._last_step = step
         assert isinstance(pl_module, MotionExpertModule)
-        self.preview(trainer, pl_module)
+        with preview_network(trainer, pl_module):
+            if trainer.is_global_zero:
+                self.preview(trainer, pl_module)
 
     @abstractmethod
     def preview(self, trainer: pl.Trainer, module: MotionExpertModule) -> Any:

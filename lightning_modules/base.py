@@ -61,6 +61,17 @@ class ExpertModule(pl.LightningModule):
         self.position = 0
         #: Identity of the corpus being trained on.
         self.manifest_sha256 = ""
+        #: The last optimizer step, counted from 1, whose gradients were dropped.
+        self.dropped_step = -1
+
+    def new_network(self) -> nn.Module:
+        """A network as this run trains it, adapters included, initialised by the seed; nothing is loaded."""
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            network = self._network_factory()
+            if self.lora is not None:
+                add_lora(network, self.lora)
+        return network
 
     def configure_model(self) -> None:
         """Build the network once: initialise by the seed, load ``init_from``, then freeze and add adapters."""

@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 from lightning_modules.strategies.gradients import drop_gradients, gradients_finite, is_step_boundary, strategy_kind
+from lightning_modules.strategies.whole import whole_on_first_rank
 from lightning_modules.strategies.zero import ZeroStrategy
 
-__all__ = ["ZeroStrategy", "drop_gradients", "gradients_finite", "is_step_boundary", "strategy_kind"]
+__all__ = [
+    "ZeroStrategy",
+    "drop_gradients",
+    "gradients_finite",
+    "is_step_boundary",
+    "strategy_kind",
+    "whole_on_first_rank",
+]

@@ -6,7 +6,7 @@ every rank an equal run of it; stage 3 gives every rank an equal part of every p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -46,7 +46,7 @@ def _part_of_stage3(parameter: Any, optimizer: Any, rank: int) -> Fragment | Non
 
 
 def local_gradients(optimizer: Any, stage: int, offload: bool) -> list[Tensor]:
-    """This rank's averaged gradients, after the last micro-batch's backward pass and before the step."""
+    """Averaged gradients of this rank, after the last micro-batch's backward pass and before the step."""
     if offload:
         _wait(optimizer)
         groups = optimizer.fp32_partitioned_groups_flat if stage == 3 else optimizer.single_partition_of_fp32_groups
@@ -68,14 +68,14 @@ def skip_next_step(optimizer: Any, stage: int) -> None:
     step = optimizer.step
 
     def skip(*args: Any, **kwargs: Any) -> None:
-        with _overflowing(optimizer, stage):
+        with _Overflowing(optimizer, stage):
             del optimizer.step
             step(*args, **kwargs)
 
     optimizer.step = skip
 
 
-class _overflowing:  # noqa: N801  (used as a statement)
+class _Overflowing:
     """Within it DeepSpeed's check for overflow says yes."""
 
     def __init__(self, optimizer: Any, stage: int) -> None:
@@ -123,7 +123,7 @@ def show_values(module: nn.Module, optimizer: Any, stage: int, rank: int, values
         rank: This one.
         values: For each of this rank's fragments its values.
     """
-    named = dict(module.named_parameters())
+    named: dict[str, Any] = dict(module.named_parameters())
     if stage == 3:
         optimizer._partition_all_parameters()
         for name, value in values.items():
@@ -158,3 +158,26 @@ def _gather_groups(optimizer: Any) -> None:
 def _gather_persistent(optimizer: Any) -> None:
     if optimizer.persistent_parameters:
         optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
+
+
+def trainable_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Whole shape of every parameter that trains, also where it is sharded."""
+    return {
+        name: tuple(getattr(parameter, "ds_shape", parameter.shape))
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def frozen_parameters(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Each parameter that does not train, whole, one after the other; all ranks walk it to its end."""
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            continue
+        if not hasattr(parameter, "ds_id"):
+            yield name, parameter.detach()
+            continue
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([parameter]):
+            yield name, parameter.detach().clone()

@@ -22,7 +22,7 @@ from lightning_modules.strategies.deepspeed_setup import (
     require_deepspeed,
 )
 from macedance.errors import ConfigError
-from macedance.nn.fragments import Fragment
+from macedance.nn.fragments import Fragment, whole_tensors
 
 STAGES = (1, 2, 3)
 #: Elements of a communication bucket at most; it is allocated whole, so never larger than the trained parameters.
@@ -228,7 +228,7 @@ class ZeroStrategy(DeepSpeedStrategy):
                     where="trainer.precision",
                     expected="32-true, bf16-mixed or bf16-true",
                 )
-            plugin = ZeroPrecision(plugin.precision)
+            plugin = ZeroPrecision(plugin.precision)  # type: ignore[arg-type]
         self._precision_plugin = plugin
 
     def setup(self, trainer: pl.Trainer) -> None:
@@ -255,30 +255,44 @@ class ZeroStrategy(DeepSpeedStrategy):
         return self.deepspeed_engine.optimizer
 
     def local_fragments(self, module: nn.Module) -> dict[str, Fragment]:
-        """This rank's part of the float32 master weights of what trains, as live views, by parameter name."""
+        """The part of this rank of the float32 master weights of what trains, as live views, by parameter name."""
         return partitions.local_fragments(module, self.zero_optimizer, self.stage, self.global_rank)
 
     def local_gradients(self) -> list[Tensor]:
-        """This rank's part of the averaged gradients, between the backward pass and the step."""
+        """The part of this rank of the averaged gradients, between the backward pass and the step."""
         return partitions.local_gradients(self.zero_optimizer, self.stage, self.offload)
 
     def skip_next_step(self) -> None:
         """Drop the gradients of the coming step; all ranks call it."""
         partitions.skip_next_step(self.zero_optimizer, self.stage)
 
-    @contextmanager
-    def showing(self, module: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
-        """Within the context the network computes with other values than its own; all ranks enter and leave it.
+    def show(self, module: nn.Module, values: Mapping[str, Tensor]) -> None:
+        """Let the network compute with other values than its own until :meth:`show_own`; all ranks call it.
 
         Args:
             module: The module being trained.
             values: Values of each of :meth:`local_fragments`, by name.
         """
         partitions.show_values(module, self.zero_optimizer, self.stage, self.global_rank, values)
-        try:
-            yield
-        finally:
-            partitions.show_master(module, self.zero_optimizer, self.stage, self.global_rank)
+
+    def show_own(self, module: nn.Module) -> None:
+        """Give the network its own values back, bit for bit; all ranks call it."""
+        partitions.show_master(module, self.zero_optimizer, self.stage, self.global_rank)
+
+    def whole_parameters(
+        self, module: nn.Module, values: Mapping[str, Tensor] | None = None
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter whole, float32, one after the other; all ranks call it and walk it to its end.
+
+        Args:
+            module: The module being trained.
+            values: Other values of what trains, as for :meth:`show`; None: its own.
+        """
+        parts = self.local_fragments(module)
+        if values is None:
+            values = {name: part.tensor for name, part in parts.items()}
+        yield from whole_tensors(partitions.trainable_shapes(module), parts, values)
+        yield from partitions.frozen_parameters(module)
 
     # ---------------------------------------------------------------- checkpoints
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:

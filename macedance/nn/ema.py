@@ -1,4 +1,4 @@
-"""Exponential moving average of a network's trainable parameters."""
+"""Exponential moving average of a network's trainable parameters, or of the part of them that a rank holds."""
 
 from __future__ import annotations
 
@@ -12,27 +12,29 @@ from macedance.errors import CheckpointError
 
 
 class ExponentialMovingAverage:
-    """Keeps ``shadow = decay * shadow + (1 - decay) * parameter`` for every parameter that requires a gradient.
+    """Keeps ``shadow = decay * shadow + (1 - decay) * parameter``, in float32, element by element.
 
     Args:
-        network: The network whose parameters are averaged.
+        source: The network, of which every parameter that requires a gradient is averaged, or tensors by name: where
+            parameters are sharded over ranks, each rank averages the part that it holds.
         decay: Weight of the past in [0, 1). EDGE and MACE-Dance train with 0.9999.
         warmup: Use ``min(decay, (1 + n) / (10 + n))`` at update n, so that the average of a short run is not its
             random start.
     """
 
-    def __init__(self, network: nn.Module, decay: float, *, warmup: bool = True) -> None:
+    def __init__(self, source: nn.Module | Mapping[str, Tensor], decay: float, *, warmup: bool = True) -> None:
         self.decay, self.warmup, self.num_updates = decay, warmup, 0
-        self.shadow = {n: p.detach().clone() for n, p in network.named_parameters() if p.requires_grad}
+        self.shadow = {name: value.detach().float().clone() for name, value in _trainable(source).items()}
 
     @torch.no_grad()
-    def update(self, network: nn.Module) -> None:
-        """Move the average towards the network's present parameters; call once per optimizer step."""
+    def update(self, source: nn.Module | Mapping[str, Tensor]) -> None:
+        """Move the average towards the present values of its source; call once per optimizer step."""
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates)) if self.warmup else self.decay
         self.num_updates += 1
-        parameters = dict(network.named_parameters())
-        present = [parameters[name].detach() for name in self.shadow]
-        torch._foreach_lerp_(list(self.shadow.values()), present, weight=1.0 - decay)
+        values = dict(source.named_parameters()) if isinstance(source, nn.Module) else source
+        present = [values[name].detach().float() for name in self.shadow]
+        if present:
+            torch._foreach_lerp_(list(self.shadow.values()), present, weight=1.0 - decay)
 
     def to(self, device: torch.device) -> None:
         """Move the average to ``device``."""
@@ -74,5 +76,11 @@ class ExponentialMovingAverage:
                 expected="the averages of exactly the trainable parameters",
                 fix="resume with the config that wrote the checkpoint, or start from its weights with --init_from",
             )
-        self.shadow = {n: shadow[n].to(p.device).clone() for n, p in self.shadow.items()}
+        self.shadow = {n: shadow[n].to(p.device, p.dtype).clone() for n, p in self.shadow.items()}
         self.num_updates = int(state["num_updates"])
+
+
+def _trainable(source: nn.Module | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    if isinstance(source, nn.Module):
+        return {name: parameter for name, parameter in source.named_parameters() if parameter.requires_grad}
+    return source
