@@ -25,7 +25,7 @@ def dist_corpus(own_cache: None) -> Path:
     """36 training clips and a few for validation: nine global batches of four an epoch."""
     from datamodules.corpora import cached_demo_corpus
 
-    return cached_demo_corpus(num_clips=48, seed=0, workers=2)
+    return cached_demo_corpus(num_clips=52, seed=0, workers=2)
 
 
 @pytest.fixture(scope="session")

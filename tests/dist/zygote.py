@@ -36,7 +36,7 @@ ENVIRONMENT = {
     "DS_ACCELERATOR": "cpu",
     "GLOO_SOCKET_IFNAME": "lo",
     "TORCH_EXTENSIONS_DIR": str(EXTENSIONS),
-    "PYTHONPATH": str(HERE),
+    "PYTHONPATH": f"{HERE}{os.pathsep}{ROOT}",
 }
 
 
