@@ -20,9 +20,11 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasti
 
 from callbacks.checkpoints import Checkpoints
 from callbacks.loss_report import LossReport
+from callbacks.numerics import NonFinite
 from callbacks.preemption import Preemption
 from callbacks.run_files import MetricsCsv, Provenance
 from callbacks.speed import ResumeThroughput, Throughput, TrainingProgress
+from callbacks.watchdog import Watchdog
 from launch.config_files import config_paths, explain, own_error, resolve_arguments
 from launch.distributed import decided_by_first_rank, is_first_rank, join_ranks, together
 from launch.options import check_writable, positive_int, quiet_libraries, say, writable_folder
@@ -71,6 +73,12 @@ class TrainingCLI(LightningCLI):
         )
         parser.add_argument(
             "--resume_changed", type=bool, default=False, help="Resume although the config changed; what did is said."
+        )
+        parser.add_argument(
+            "--watchdog_timeout_s",
+            type=float | None,
+            default=None,
+            help="Seconds that a run may stand still before it ends with 76; null: minutes, by phase; 0: no watch.",
         )
         parser.add_argument("--keep_last_checkpoints", type=int, default=3, help="Periodic checkpoints that stay.")
         parser.add_argument(
@@ -319,15 +327,25 @@ def _callbacks(run: Run, is_trial: bool) -> list[pl.Callback]:
     files = [] if is_trial else [MetricsCsv(), Provenance(run.start.messages, resumed)]
     checkpoints = Checkpoints(every_n_steps=config.checkpoint_every_n_steps, keep_last=config.keep_last_checkpoints)
     saving = [] if is_trial else [checkpoints, run.preemption]
+    asked: list[pl.Callback] = run.trainer.callbacks  # type: ignore[attr-defined]
+    limit = config.watchdog_timeout_s
+    watchdog = [] if is_trial or limit == 0 or _has(asked, Watchdog) else [Watchdog(timeout_s=limit)]
+    numerics = [] if _has(asked, NonFinite) else [NonFinite()]
     return [
+        *watchdog,
         throughput,
+        *numerics,
         *files,
         LossReport(),
         TrainingProgress(),
-        *run.trainer.callbacks,  # type: ignore[attr-defined]
+        *asked,
         *saving,
         ResumeThroughput(throughput),
     ]
+
+
+def _has(callbacks: Sequence[pl.Callback], kind: type[pl.Callback]) -> bool:
+    return any(isinstance(callback, kind) for callback in callbacks)
 
 
 def _dump(cli: TrainingCLI) -> str:
