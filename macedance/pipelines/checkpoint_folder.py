@@ -14,7 +14,7 @@ import re
 import shutil
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,7 @@ class CheckpointManifest:
         accumulate_grad_batches: Micro-batches of an optimizer step of one rank.
         sequence: Counts the checkpoints that were saved in this folder's place: the newest has the highest, also where
             a run went on from an older one.
+        ended: The run ended here, its last validation included.
     """
 
     step: int
@@ -89,6 +90,12 @@ class CheckpointManifest:
     files: dict[str, FileEntry] = field(default_factory=dict)
     accumulate_grad_batches: int = 1
     sequence: int = 0
+    ended: bool = False
+
+    @property
+    def validation_missing(self) -> bool:
+        """Whether the validation of this step was never done."""
+        return self.validation_due and not self.ended
 
     @property
     def sharded(self) -> bool:
@@ -340,18 +347,6 @@ def clean_leftovers(run_dir: str | Path) -> list[str]:
             shutil.rmtree(path, ignore_errors=True)
             done.append(f"{target.name} was half written: it is removed")
     return done
-
-
-def mark_validated(folder: Path) -> None:
-    """Note that the validation of the checkpoint's step has been done since.
-
-    Raises:
-        OSError: The manifest cannot be written.
-        CheckpointError: The manifest is damaged.
-    """
-    manifest = read_manifest(folder)
-    if manifest.validation_due:
-        write_manifest(folder, replace(manifest, validation_due=False))
 
 
 def fsync_folder(folder: Path) -> None:

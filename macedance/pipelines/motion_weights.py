@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,15 +13,11 @@ from torch import Tensor, nn
 from macedance.diffusion.guidance import Guidance, guidance_from_config
 from macedance.errors import CheckpointError, ConfigError, MaceDanceError
 from macedance.motion.normalizer import MinMaxNormalizer
-from macedance.pipelines.folder import CONFIG_FILE, NORMALIZER_FILE, WEIGHTS_FILE, check_weights, read_folder
+from macedance.pipelines.checkpoint_content import Weights, is_checkpoint_folder, read_checkpoint
+from macedance.pipelines.folder import CONFIG_FILE, NORMALIZER_FILE, WEIGHTS_FILE, read_folder
 from macedance.pipelines.motion_config import MotionModelConfig, read_normalizers
 
-Weights = Literal["auto", "ema", "raw"]
-
-#: Prefix of the network in a training checkpoint's state dict.
-NETWORK_PREFIX = "network."
-CHECKPOINT_KEY = "macedance"
-_EXPECTED = "a checkpoint of `macedance fit`, or a folder of save_pretrained"
+__all__ = ["LoadedModel", "Weights", "load_checkpoint", "load_folder", "load_model", "load_weights"]
 
 
 @dataclass(frozen=True)
@@ -54,83 +48,41 @@ def load_folder(folder: Path) -> LoadedModel:
     )
 
 
-def load_checkpoint(path: Path, weights: Weights = "ema") -> LoadedModel:
+def load_checkpoint(path: str | Path, weights: Weights = "ema", *, base: str | Path | None = None) -> LoadedModel:
     """The model of a training checkpoint; its optimizer state is not read.
 
     Args:
-        path: The file.
+        path: A checkpoint folder (verified first), ``last.ckpt``, or the single file of an older version.
         weights: ``ema``, ``raw``, or ``auto``: what the run's configuration samples with; raw where no average is.
+        base: Where the weights are that the checkpoint leaves out, instead of the place that it names.
 
     Raises:
         CheckpointError: Missing, foreign, damaged, of another representation or normaliser, or without an average
             where ``ema`` is asked for.
         ConfigError: `weights` is none of the three.
     """
-    if weights not in ("auto", "ema", "raw"):
-        raise ConfigError(f"weights {weights!r}", expected="ema, raw or auto")
-    content = _read(path)
-    ours = content.get(CHECKPOINT_KEY)
-    state = content.get("state_dict")
-    if not isinstance(ours, Mapping) or not isinstance(state, Mapping):
-        raise CheckpointError("not a checkpoint of this program", where=path, expected=_EXPECTED)
-    config, normalizer = ours.get("config"), ours.get("normalizer")
-    if not isinstance(config, Mapping) or not isinstance(normalizer, Mapping):
-        raise CheckpointError("the checkpoint lacks its configuration or its normaliser", where=path)
-    tensors = {
-        name.removeprefix(NETWORK_PREFIX): value
-        for name, value in state.items()
-        if isinstance(name, str) and name.startswith(NETWORK_PREFIX) and isinstance(value, Tensor)
-    }
-    average = _average(content.get("ema"))
-    if weights == "auto":
-        weights = "raw" if config.get("sample_weights") == "raw" or not average else "ema"
-    if not average and weights == "ema":
-        raise CheckpointError("the checkpoint holds no average of the weights", where=path, fix="take the raw weights")
-    if weights == "ema":
-        foreign = sorted(average.keys() - tensors.keys())
-        if foreign:
-            raise CheckpointError(
-                f"the average holds {len(foreign)} weights that the network has not, the first is {foreign[0]}",
-                where=path,
-            )
-        tensors.update(average)
-    lora = config.get("lora")
-    if isinstance(lora, Mapping):
-        from macedance.nn.trainable import LoraSettings, merged_state_dict
-
-        tensors = merged_state_dict(tensors, LoraSettings(**lora))
-    check_weights(tensors, where=path)
-    return _build(config, normalizer, tensors, config_at=path, normalizer_at=path, weights_at=path)
+    path = Path(path)
+    content = read_checkpoint(path, base=base)
+    return _build(
+        content.ours["config"],
+        content.ours["normalizer"],
+        content.weights(weights),
+        config_at=path,
+        normalizer_at=path,
+        weights_at=path,
+    )
 
 
-def _read(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise CheckpointError("no such model", where=path, expected=_EXPECTED)
-    if not path.is_file() or not zipfile.is_zipfile(path):
-        raise CheckpointError("damaged, or not a checkpoint", where=path, expected=_EXPECTED)
-    try:
-        # mmap: the optimizer's moments, twice the weights, are never read.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            "the checkpoint holds objects that could run code, or is damaged", where=path, expected=_EXPECTED
-        ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"cannot read the checkpoint: {error}", where=path, expected=_EXPECTED) from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"the checkpoint holds a {type(content).__name__}", where=path, expected=_EXPECTED)
-    return content
+def load_model(path: str | Path, weights: Weights = "auto") -> LoadedModel:
+    """The model of a pretrained folder or a training checkpoint, whichever `path` is.
 
-
-def _average(section: Any) -> dict[str, Tensor]:
-    """Parameter name to average, from either form that `ema` is stored in; empty where there is none."""
-    if not isinstance(section, Mapping):
-        return {}
-    return {
-        str(name).removeprefix("shadow."): value
-        for name, value in section.items()
-        if isinstance(value, Tensor) and name != "num_updates"
-    }
+    Raises:
+        CheckpointError: As :func:`load_folder` and :func:`load_checkpoint`.
+    """
+    path = Path(path)
+    if path.is_dir() and not is_checkpoint_folder(path):
+        return load_folder(path)
+    return load_checkpoint(path, weights)
 
 
 def _build(

@@ -36,7 +36,7 @@ from macedance.pipelines.motion_options import (
     resolve_sampler,
     resolve_strength,
 )
-from macedance.pipelines.motion_weights import LoadedModel, Weights, load_checkpoint, load_folder
+from macedance.pipelines.motion_weights import LoadedModel, Weights, load_checkpoint, load_folder, load_model
 
 _LOG = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class MusicToMotion:
         """A model from a pretrained folder or a training checkpoint, whichever `path` is.
 
         Args:
-            path: Folder of `save_pretrained`, or a Lightning checkpoint.
+            path: Folder of `save_pretrained`, or a checkpoint of `macedance fit`.
             weights: For a checkpoint: its average (``ema``), its last weights (``raw``), or the average where there is
                 one (``auto``). A folder has one set.
             device: Where to run.
@@ -108,8 +108,7 @@ class MusicToMotion:
         Raises:
             CheckpointError: Missing, foreign, damaged, or of another representation or normaliser.
         """
-        path = Path(path)
-        return cls.from_pretrained(path, device) if path.is_dir() else cls.from_checkpoint(path, weights, device)
+        return cls._from_loaded(load_model(path, weights), device)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: torch.device | str = "cpu") -> MusicToMotion:

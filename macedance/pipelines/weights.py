@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from macedance.pipelines.motion_weights import LoadedModel, Weights, load_checkpoint, load_folder, load_weights
+from macedance.pipelines.motion_weights import LoadedModel, Weights, load_model, load_weights
 
 
 def load_network_weights(network: nn.Module, source: str | Path, *, weights: Weights = "auto") -> LoadedModel:
@@ -24,6 +24,6 @@ def load_network_weights(network: nn.Module, source: str | Path, *, weights: Wei
         CheckpointError: Missing, foreign, or of a network with other names or shapes, which are counted and named.
     """
     source = Path(source)
-    loaded = load_folder(source) if source.is_dir() else load_checkpoint(source, weights)
+    loaded = load_model(source, weights)
     load_weights(network, loaded.network.state_dict(), source, fix="use the config of the run that wrote the weights")
     return loaded

@@ -1,0 +1,108 @@
+"""Weights that a run took from elsewhere and does not train: its checkpoints name them instead of holding them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from macedance.errors import CheckpointError
+
+_PREFIX = "network."
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name in the network without adapters."""
+    return name.replace(".base_layer.", ".")
+
+
+@dataclass(frozen=True)
+class BaseWeights:
+    """The frozen part of a network that was started from a model folder or checkpoint.
+
+    Attributes:
+        source: The folder or checkpoint.
+        weights: Which of its weights: ``auto``, ``ema`` or ``raw``.
+        sha256: Of names, types, shapes and bytes of the frozen parameters.
+        names: Of the frozen parameters, as the network with its adapters calls them.
+    """
+
+    source: str
+    weights: str
+    sha256: str
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, network: nn.Module, source: str | None, weights: str, adapted: bool) -> BaseWeights | None:
+        """The frozen part of `network`; None where it came from nowhere, or everything trains.
+
+        Args:
+            network: Not yet sharded or cast.
+            source: What it was started from.
+            weights: Which weights of it.
+            adapted: It carries adapters.
+        """
+        frozen = {name: p for name, p in network.named_parameters() if not p.requires_grad}
+        if source is None or not frozen:
+            return None
+        return cls(str(Path(source).resolve()), weights, identity(frozen), tuple(sorted(frozen)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"source": self.source, "weights": self.weights, "sha256": self.sha256, "names": list(self.names)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: str | Path) -> BaseWeights:
+        """Undo :meth:`to_dict`.
+
+        Raises:
+            CheckpointError: Damaged.
+        """
+        try:
+            source, weights, digest = (str(values[key]) for key in ("source", "weights", "sha256"))
+            return cls(source, weights, digest, tuple(map(str, values["names"])))
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"the checkpoint's base section is damaged: {error!r}", where=where) from error
+
+    def names_in(self, module: nn.Module) -> frozenset[str]:
+        """Names of the frozen parameters in the module that holds the network."""
+        return frozenset(f"{_PREFIX}{name}" for name in self.names)
+
+    def complete(
+        self, tensors: Mapping[str, Tensor], source: Mapping[str, Tensor], where: str | Path
+    ) -> dict[str, Tensor]:
+        """The network's weights: those of the checkpoint, and the frozen ones from the source.
+
+        Args:
+            tensors: Of the checkpoint, by name in the network.
+            source: Weights of the source, by name without adapters.
+            where: The checkpoint, for the message.
+
+        Raises:
+            CheckpointError: The source is not the one that was trained on.
+        """
+        missing = [name for name in self.names if plain_name(name) not in source]
+        found = {name: source[plain_name(name)] for name in self.names if plain_name(name) in source}
+        if missing or identity(found) != self.sha256:
+            raise CheckpointError(
+                f"the checkpoint holds what was trained only, and {self.source} is not what it was trained on",
+                where=where,
+                fix="name the model folder or checkpoint that the run was given as --init_from",
+            )
+        return {**tensors, **found}
+
+
+def identity(tensors: Mapping[str, Tensor]) -> str:
+    """Sha256 over names (without adapters), types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors, key=plain_name):
+        value = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{plain_name(name)} {value.dtype} {tuple(value.shape)}\n".encode())
+        if value.numel():
+            digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

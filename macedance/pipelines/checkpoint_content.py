@@ -1,0 +1,188 @@
+"""What a model needs from a training checkpoint, whichever form it has; nothing that is read can run code.
+
+Forms: a checkpoint folder (verified first) or the link ``last.ckpt`` to one, its ``state.ckpt`` alone, or a single file
+of an older version. Sharded checkpoints are read from their safetensors fragments, without DeepSpeed.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from macedance.errors import CheckpointError, ConfigError
+from macedance.pipelines.base_weights import BaseWeights
+from macedance.pipelines.checkpoint_folder import MANIFEST_FILE, MODEL_FILE, STATE_FILE, verify
+from macedance.pipelines.checkpoint_fragments import assemble_fragments
+from macedance.pipelines.folder import CONFIG_FILE, check_weights, read_folder
+
+Weights = Literal["auto", "ema", "raw"]
+
+#: Prefix of the network in a training checkpoint's state dict.
+NETWORK_PREFIX = "network."
+CHECKPOINT_KEY = "macedance"
+EXPECTED = "a checkpoint of `macedance fit`, or a folder of save_pretrained"
+
+
+@dataclass(frozen=True)
+class CheckpointContent:
+    """What a model needs of a checkpoint.
+
+    Attributes:
+        path: The checkpoint.
+        ours: Its own section: ``config``, ``normalizer``, ``position``, ...
+        tensors: The network's weights, by name in the network as it was trained, adapters included.
+        average: Their moving averages, of what was averaged.
+    """
+
+    path: Path
+    ours: Mapping[str, Any]
+    tensors: dict[str, Tensor]
+    average: dict[str, Tensor]
+
+    def weights(self, which: Weights) -> dict[str, Tensor]:
+        """The plain network's weights, adapters folded in.
+
+        Args:
+            which: ``ema``, ``raw``, or ``auto``: what the run's configuration samples with; raw where no average is.
+
+        Raises:
+            CheckpointError: There is no average where one is asked for, it is of another network, or a weight is not
+                finite.
+            ConfigError: `which` is none of the three.
+        """
+        if which not in ("auto", "ema", "raw"):
+            raise ConfigError(f"weights {which!r}", expected="ema, raw or auto")
+        config, tensors = self.ours["config"], dict(self.tensors)
+        if which == "auto":
+            which = "raw" if config.get("sample_weights") == "raw" or not self.average else "ema"
+        if which == "ema":
+            if not self.average:
+                raise CheckpointError(
+                    "the checkpoint holds no average of the weights", where=self.path, fix="take the raw weights"
+                )
+            foreign = sorted(self.average.keys() - tensors.keys())
+            if foreign:
+                raise CheckpointError(
+                    f"the average holds {len(foreign)} weights that the network has not, the first is {foreign[0]}",
+                    where=self.path,
+                )
+            tensors.update(self.average)
+        lora = config.get("lora")
+        if isinstance(lora, Mapping):
+            from macedance.nn.trainable import LoraSettings, merged_state_dict
+
+            tensors = merged_state_dict(tensors, LoraSettings(**lora))
+        check_weights(tensors, where=self.path)
+        return tensors
+
+
+def is_checkpoint_folder(path: str | Path) -> bool:
+    """Whether a path is a checkpoint in a folder of its own, rather than a model folder or a file."""
+    path = Path(path)
+    return (
+        path.is_dir()
+        and not (path / CONFIG_FILE).exists()
+        and ((path / MANIFEST_FILE).exists() or ".ckpt" in path.name)
+    )
+
+
+def read_checkpoint(path: str | Path, *, base: str | Path | None = None) -> CheckpointContent:
+    """Read a checkpoint of any form; its optimizer state is not read.
+
+    Args:
+        path: The checkpoint.
+        base: Where the weights are that it leaves out, instead of the place that it names.
+
+    Raises:
+        CheckpointError: Missing, foreign or damaged, or the weights that it leaves out are not where it says.
+    """
+    path = Path(path)
+    ours, tensors, average = _read_folder(path) if path.is_dir() else _read_file(path)
+    if not isinstance(ours, Mapping):
+        raise CheckpointError("not a checkpoint of this program", where=path, expected=EXPECTED)
+    if not isinstance(ours.get("config"), Mapping) or not isinstance(ours.get("normalizer"), Mapping):
+        raise CheckpointError("the checkpoint lacks its configuration or its normaliser", where=path)
+    if isinstance(ours.get("base"), Mapping):
+        left_out = BaseWeights.from_dict(ours["base"], path)
+        source = Path(base if base is not None else left_out.source)
+        tensors = left_out.complete(tensors, _source_weights(source, left_out.weights, path), path)
+    return CheckpointContent(path, ours, tensors, average)
+
+
+def _source_weights(source: Path, weights: str, needed_by: Path) -> dict[str, Tensor]:
+    if not source.exists():
+        raise CheckpointError(
+            f"the checkpoint holds what was trained only, and the weights that it was trained on are gone: {source}",
+            where=needed_by,
+            fix="name the model folder or checkpoint that the run was given as --init_from: "
+            "`macedance checkpoint export --base`",
+        )
+    if source.is_dir() and not is_checkpoint_folder(source):
+        return read_folder(source)[2]
+    return read_checkpoint(source).weights(weights)  # type: ignore[arg-type]
+
+
+def _read_folder(folder: Path) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
+    manifest = verify(folder)
+    if not manifest.sharded:
+        return _read_file(folder / STATE_FILE)
+    try:
+        ours = json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read {MODEL_FILE}: {error}", where=folder) from error
+    return ours, _of_network(assemble_fragments(folder, "weights")), _of_network(assemble_fragments(folder, "ema"))
+
+
+def _of_network(tensors: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """The network's own, by its own names."""
+    return {
+        name.removeprefix(NETWORK_PREFIX): value
+        for name, value in tensors.items()
+        if isinstance(name, str) and name.startswith(NETWORK_PREFIX) and isinstance(value, Tensor)
+    }
+
+
+def _read_file(path: Path) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
+    content = _load(path)
+    ours, state = content.get(CHECKPOINT_KEY), content.get("state_dict")
+    if not isinstance(state, Mapping):
+        raise CheckpointError("not a checkpoint of this program", where=path, expected=EXPECTED)
+    return ours, _of_network(state), _average(content.get("ema"))
+
+
+def _load(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise CheckpointError("no such model", where=path, expected=EXPECTED)
+    if not path.is_file() or not zipfile.is_zipfile(path):
+        raise CheckpointError("damaged, or not a checkpoint", where=path, expected=EXPECTED)
+    try:
+        # mmap: the optimizer's moments, twice the weights, are never read.
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            "the checkpoint holds objects that could run code, or is damaged", where=path, expected=EXPECTED
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"cannot read the checkpoint: {error}", where=path, expected=EXPECTED) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"the checkpoint holds a {type(content).__name__}", where=path, expected=EXPECTED)
+    return content
+
+
+def _average(section: Any) -> dict[str, Tensor]:
+    """Parameter name to average, from either form that `ema` is stored in; empty where there is none."""
+    if not isinstance(section, Mapping):
+        return {}
+    return {
+        str(name).removeprefix("shadow."): value
+        for name, value in section.items()
+        if isinstance(value, Tensor) and name != "num_updates"
+    }
