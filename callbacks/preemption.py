@@ -14,7 +14,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from callbacks.checkpoints import Checkpoints
+from callbacks.checkpoints import Checkpoints, validation_is_due
 from callbacks.run_files import find_callback
 from macedance.errors import ConfigError
 
@@ -36,7 +36,7 @@ class Preemption(pl.Callback):
     Attributes:
         preempted: The ranks agreed to stop, and stopped.
         breaking_off: A validation is being broken off: its values are those of a part.
-        saved: The checkpoint that the next start goes on from; None where no step was made since the last one.
+        saved: The checkpoint that the next start goes on from; None where the run stopped before its first.
     """
 
     def __init__(self, agree_every_n_steps: int = 1) -> None:
@@ -49,7 +49,7 @@ class Preemption(pl.Callback):
         self._ended_by_term = False
         self._original: dict[int, Any] = {}
         self._owner = 0
-        self._first_step = self._last_step = 0
+        self._last_step = 0
         self._before_validation: dict[str, Any] = {}
 
     # ---------------------------------------------------------------- signals
@@ -94,8 +94,10 @@ class Preemption(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop before the first step when the signal came during set-up."""
         self.install()
-        self._first_step = self._last_step = trainer.global_step
+        self._last_step = trainer.global_step
         if not self.preempted and self._agreed(trainer):
+            checkpoints = find_callback(trainer, Checkpoints)
+            self.saved = checkpoints.saved if checkpoints is not None else None
             self._stop(trainer)
 
     def on_train_batch_end(
@@ -108,10 +110,7 @@ class Preemption(pl.Callback):
         self._last_step = step
         if step % self.agree_every_n_steps or step == trainer.max_steps or not self._agreed(trainer):
             return
-        epoch_loop = trainer.fit_loop.epoch_loop
-        fetcher = trainer.fit_loop._data_fetcher
-        validation_due = fetcher is not None and bool(epoch_loop._should_check_val_fx(fetcher))
-        self._save(trainer, pl_module, validation_due=validation_due)
+        self._save(trainer, pl_module, validation_due=validation_is_due(trainer))
         self._stop(trainer)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -127,8 +126,10 @@ class Preemption(pl.Callback):
         Raises:
             StopIteration: Lightning's way to leave the loop.
         """
-        if trainer.state.fn != "fit" or not self._agreed(trainer):
+        if trainer.state.fn != "fit" or self.preempted:
             return
+        if trainer.fit_loop.epoch_loop._should_accumulate() or not self._agreed(trainer):
+            return  # between the batches of a step there is nothing whole to save
         self.breaking_off = True
         # What was logged so far is the mean over a part: it must reach no logger.
         trainer.fit_loop.epoch_loop.val_loop._results.clear()
@@ -139,9 +140,8 @@ class Preemption(pl.Callback):
         if not self.breaking_off:
             return
         self.breaking_off = False
-        if trainer.global_step != self._first_step:
-            with _counters_of_batch_end(trainer, self._before_validation):
-                self._save(trainer, pl_module, validation_due=True)
+        with _counters_of_batch_end(trainer, self._before_validation):
+            self._save(trainer, pl_module, validation_due=True)
         self._stop(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:

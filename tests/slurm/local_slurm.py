@@ -148,7 +148,9 @@ class LocalSlurm:
         # The daemon first, so that it reports nothing; its steps are children of their own sessions.
         daemon.kill()
         daemon.wait()
-        steps = [pid for pid, words in _processes() if words[:1] and f"slurmstepd" in words[0] and self._is_of(pid, node)]
+        steps = [
+            pid for pid, words in _processes() if words[:1] and "slurmstepd" in words[0] and self._is_of(pid, node)
+        ]
         for pid in [*steps, *(child for step in steps for child in _descendants(step))]:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -185,9 +187,7 @@ class LocalSlurm:
 
     # ---------------------------------------------------------------- jobs
     def _run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command, env=self.environment, capture_output=True, text=True, check=check, timeout=30
-        )
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=check, timeout=30)
 
     def control(self, *words: str) -> str:
         """Output of `scontrol`."""
