@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -19,9 +18,11 @@ import numpy as np
 import torch
 
 import macedance
+from datamodules.streams.keys import safe_key
+from datamodules.streams.locks import exclusive
 from datamodules.streams.manifest import MANIFEST_NAME, SCHEMA, Manifest
 from datamodules.streams.order import keyed_bits
-from datamodules.streams.samples import MUSIC_DIM, ClipMeta, safe_key
+from datamodules.streams.samples import MUSIC_DIM, ClipMeta
 from datamodules.streams.writer import CorpusWriter, check_target
 from macedance.errors import ConfigError, DataError
 from macedance.motion.files import Motion
@@ -174,21 +175,16 @@ def cached_demo_corpus(num_clips: int = 400, seed: int = 0, workers: int = 2, pr
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold the lock of a cache folder; the system frees it when the process ends."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = (folder.parent / f".{folder.name}.lock").open("w")
-    except OSError as error:
-        raise DataError(
-            f"the cache folder cannot be written ({error.strerror})",
-            where=folder.parent,
-            fix="set MACEDANCE_CACHE to a folder you may write, or give --data.shards",
-        ) from error
-    with lock:
+    """Hold the lock of a cache folder."""
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError:  # a file system without locks: the rename at the end still keeps the result whole
-            _LOG.debug("no lock on %s", folder)
+            stack.enter_context(exclusive(folder.parent / f".{folder.name}.lock"))
+        except OSError as error:
+            raise DataError(
+                f"the cache folder cannot be written ({error.strerror})",
+                where=folder.parent,
+                fix="set MACEDANCE_CACHE to a folder you may write, or give --data.shards",
+            ) from error
         yield
 
 

@@ -12,14 +12,28 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from datamodules.corpora import cached_demo_corpus
-from datamodules.streams.dataset import MotionSamples
-from datamodules.streams.manifest import MANIFEST_NAME, Manifest, ShardSet, open_shards
-from datamodules.streams.order import ElasticBatchSampler, GlobalOrder, micro_batch_size
+from datamodules.sources import CorpusSources
+from datamodules.streams.dataset import Samples
+from datamodules.streams.manifest import Manifest
+from datamodules.streams.mixture import MixtureOrder, MixtureSource
+from datamodules.streams.order import (
+    DEFAULT_SHUFFLE_WINDOW,
+    ElasticBatchSampler,
+    GlobalOrder,
+    check_ranks,
+    micro_batch_size,
+)
+from datamodules.streams.plan import training_order
+from datamodules.streams.quarantine import DEFAULT_MAX_QUARANTINED
 from datamodules.streams.samples import genre_label
+from datamodules.streams.shard_cache import ShardCache
+from datamodules.streams.shards import DEFAULT_CACHE_GB
+from datamodules.streams.transport import Patience
 from datamodules.streams.windows import MotionBatch, MotionLoader, TrainingWindows, ValidationWindows
 from macedance.errors import ConfigError
 from macedance.motion.files import Motion
 from macedance.motion.normalizer import MinMaxNormalizer
+from macedance.music.cache import cache_root
 
 
 @dataclass(frozen=True)
@@ -60,8 +74,8 @@ class MotionDataModule(pl.LightningDataModule):
     ranks and workers, continued from `start_position`. Validation takes each clip's first window once, in order.
 
     Args:
-        shards: Corpus folder (its train split) or one split's folder; None makes the built-in corpus once in the
-            cache folder.
+        shards: Corpus (its train split) or one split's folder: a path, or a URL of http(s), s3, gs... None makes the
+            built-in corpus once in the cache folder, unless there is a mixture.
         global_batch_size: Samples of one optimizer step: ranks x micro-batch x accumulated batches.
         window_frames: Frames of a training window; shorter clips are padded and masked.
         fps: Frames per second that the model is made for; the corpus must have them.
@@ -75,9 +89,17 @@ class MotionDataModule(pl.LightningDataModule):
         verify_shards: Compare every shard's sha256 before the start.
         demo_clips: Clips of the built-in corpus, where that is used.
         demo_seed: Its seed.
+        mixture: Several corpora instead of `shards`, each with a weight: of the samples in a row, each source has
+            exactly its share. Genres are united by name, the normalisers cover all.
+        cache_dir: Where remote shards are kept on this machine; None takes `shards` in the cache folder.
+        cache_gb: Their size together, 10^9 bytes; those used longest ago are dropped.
+        fetch_tries: How often a remote read is tried.
+        fetch_timeout_s: Seconds without data after which a connection counts as stalled.
+        max_quarantined: Faulty training samples whose places other samples take before the run fails; 0 makes any
+            fault an error. Needs a callback that records them; without one any fault is an error too.
 
     Raises:
-        ConfigError: A size below 1, or a batch that does not divide.
+        ConfigError: A size below 1, a batch that does not divide, or both `shards` and `mixture`.
     """
 
     def __init__(
@@ -88,7 +110,7 @@ class MotionDataModule(pl.LightningDataModule):
         fps: float = 30.0,
         seed: int = 0,
         num_workers: int = 0,
-        shuffle_window: int = 4096,
+        shuffle_window: int = DEFAULT_SHUFFLE_WINDOW,
         val_shards: str | None = None,
         val_batch_size: int = 16,
         max_val_clips: int | None = None,
@@ -96,6 +118,12 @@ class MotionDataModule(pl.LightningDataModule):
         verify_shards: bool = False,
         demo_clips: int = 400,
         demo_seed: int = 0,
+        mixture: list[MixtureSource] | None = None,
+        cache_dir: str | None = None,
+        cache_gb: float = DEFAULT_CACHE_GB,
+        fetch_tries: int = 5,
+        fetch_timeout_s: float = 30.0,
+        max_quarantined: int = DEFAULT_MAX_QUARANTINED,
     ) -> None:
         super().__init__()
         for name, value in (
@@ -107,23 +135,38 @@ class MotionDataModule(pl.LightningDataModule):
         ):
             if value < 1:
                 raise ConfigError(f"{name} is {value}", where=f"data.{name}", expected="at least 1")
-        if num_workers < 0 or seed < 0:
-            raise ConfigError(f"num_workers {num_workers} and seed {seed}", where="data", expected="0 or more")
-        self.shards, self.val_shards = shards, val_shards
+        for name, value in (("num_workers", num_workers), ("seed", seed), ("max_quarantined", max_quarantined)):
+            if value < 0:
+                raise ConfigError(f"{name} is {value}", where=f"data.{name}", expected="0 or more")
+        if mixture is not None and (shards is not None or not mixture):
+            raise ConfigError(
+                "both data.shards and data.mixture are given" if mixture else "data.mixture is empty",
+                where="data.mixture",
+                expected="either one corpus or a mixture of at least one",
+            )
+        if not cache_gb > 0:
+            raise ConfigError(f"cache_gb is {cache_gb}", where="data.cache_gb", expected="above 0")
+        self.shards, self.val_shards, self.mixture = shards, val_shards, mixture
         self.global_batch_size, self.window_frames, self.fps, self.seed = global_batch_size, window_frames, fps, seed
         self.num_workers, self.shuffle_window = num_workers, shuffle_window
         self.val_batch_size, self.max_val_clips = val_batch_size, max_val_clips
         self.cache_mb, self.verify_shards = cache_mb, verify_shards
         self.demo_clips, self.demo_seed = demo_clips, demo_seed
+        self.max_quarantined = max_quarantined
+        folder = cache_root() / "shards" if cache_dir is None else Path(cache_dir).expanduser()
+        self._shard_cache = ShardCache(folder, int(cache_gb * 1e9), Patience(fetch_tries, fetch_timeout_s))
         self.start_position = 0
-        self._train: MotionSamples | None = None
-        self._order: GlobalOrder | None = None
-        self._held_out: dict[str, MotionSamples | None] = {}
+        self._sources: CorpusSources | None = None
+        self._order: GlobalOrder | MixtureOrder | None = None
 
     # ---------------------------------------------------------------- set-up
+    @property
+    def _uses_demo(self) -> bool:
+        return self.shards is None and self.mixture is None
+
     def prepare_data(self) -> None:
         """Make the built-in corpus where no shards are given (one process of each machine)."""
-        if self.shards is None:
+        if self._uses_demo:
             cached_demo_corpus(self.demo_clips, self.demo_seed)
 
     def setup(self, stage: str | None = None) -> None:
@@ -133,40 +176,49 @@ class MotionDataModule(pl.LightningDataModule):
             DataError: No corpus, damaged or missing shards, another frame rate.
             ConfigError: Fewer samples than one global batch.
         """
-        if self._train is None:
-            folder = cached_demo_corpus(self.demo_clips, self.demo_seed) if self.shards is None else self.shards
-            shards = self._opened(open_shards(folder, verify=self.verify_shards))
-            self._train = MotionSamples(shards, cache_mb=self.cache_mb)
+        if self._sources is None:
+            paths: list[str | Path] = [source.shards for source in self.mixture or []]
+            if self.shards is not None:
+                paths = [self.shards]
+            elif self._uses_demo:
+                paths = [cached_demo_corpus(self.demo_clips, self.demo_seed)]
+            self._sources = CorpusSources(
+                paths,
+                fps=self.fps,
+                cache=self._shard_cache,
+                cache_mb=self.cache_mb,
+                verify=self.verify_shards,
+                val_shards=self.val_shards,
+            )
         if stage in (None, "fit") and self._order is None:
-            self._order = self._new_order(self._train)
+            self._order = self._new_order(self._sources)
 
-    def _new_order(self, samples: MotionSamples) -> GlobalOrder:
-        order = GlobalOrder(samples.index.starts_S1, self.global_batch_size, self.seed, self.shuffle_window)
-        if order.dropped_per_epoch:
+    def _new_order(self, sources: CorpusSources) -> GlobalOrder | MixtureOrder:
+        weights = [source.weight for source in self.mixture or [MixtureSource("")]]
+        indices = [part.index for part in sources.parts]
+        order = training_order(indices, weights, self.global_batch_size, self.seed, self.shuffle_window)
+        dropped = order.num_samples - order.samples_per_epoch
+        if dropped and len(indices) == 1:
             rank_zero_info(
                 f"{order.num_samples} training clips: {order.samples_per_epoch} of them in each epoch, the last "
-                f"{order.dropped_per_epoch} do not fill a batch of {self.global_batch_size} (other ones each epoch)"
+                f"{dropped} do not fill a batch of {self.global_batch_size} (other ones each epoch)"
             )
         return order
 
-    def _opened(self, shards: ShardSet) -> ShardSet:
-        if abs(shards.manifest.fps - self.fps) > 1e-6:
-            raise ConfigError(
-                f"data.fps is {self.fps} and the corpus has {shards.manifest.fps} frames per second",
-                where=shards.folder,
-                fix="set data.fps to the corpus's or make the corpus anew",
-            )
-        return shards
-
     @property
-    def train_samples(self) -> MotionSamples:
-        """The training split; opened at first use."""
+    def sources(self) -> CorpusSources:
+        """The corpora; opened at first use."""
         self.setup("open")
-        assert self._train is not None
-        return self._train
+        assert self._sources is not None
+        return self._sources
 
     @property
-    def order(self) -> GlobalOrder:
+    def train_samples(self) -> Samples:
+        """The training split, or those of a mixture one after another."""
+        return self.sources.train
+
+    @property
+    def order(self) -> GlobalOrder | MixtureOrder:
         """The global order of the training split."""
         self.setup("fit")
         assert self._order is not None
@@ -174,8 +226,8 @@ class MotionDataModule(pl.LightningDataModule):
 
     @property
     def manifest(self) -> Manifest:
-        """Manifest of the training corpus."""
-        return self.train_samples.shards.manifest
+        """Manifest of the training corpus; of a mixture what its manifests hold together."""
+        return self.sources.manifest
 
     @property
     def genres(self) -> tuple[str, ...]:
@@ -189,7 +241,7 @@ class MotionDataModule(pl.LightningDataModule):
 
     @property
     def samples_per_epoch(self) -> int:
-        """Samples of one data epoch: whole global batches."""
+        """Samples of one data epoch, in whole global batches: all of the corpus, or of a mixture's corpora together."""
         return self.order.samples_per_epoch
 
     def epoch_of(self, position: int) -> int:
@@ -203,8 +255,23 @@ class MotionDataModule(pl.LightningDataModule):
     # ---------------------------------------------------------------- loaders
     def train_dataloader(self) -> MotionLoader:
         """Endless batches of this rank, from `start_position` on."""
-        windows = TrainingWindows(self.train_samples, self.order, self.window_frames, self.genres)
+        windows = TrainingWindows(
+            self.train_samples, self.order, self.window_frames, self.genres, self._substitutes_faulty()
+        )
         return self._loader(windows, batch_sampler=self._sampler())
+
+    def _substitutes_faulty(self) -> bool:
+        """Whether faulty samples are replaced: only where a callback of the trainer records and counts them."""
+        recorders = getattr(self.trainer, "callbacks", None) or ()
+        return any(getattr(callback, "records_quarantine", False) for callback in recorders)
+
+    def check_ranks(self, world_size: int, accumulate: int = 1) -> None:
+        """Refuse a number of ranks that the training split cannot feed.
+
+        Raises:
+            ConfigError: More ranks than samples, fewer samples than a global batch, or a batch that does not divide.
+        """
+        check_ranks(self.order.num_samples, self.global_batch_size, world_size, accumulate)
 
     def val_dataloader(self) -> MotionLoader | list[MotionLoader]:
         """Each validation clip's first window once; an empty list where there is no validation split."""
@@ -215,7 +282,7 @@ class MotionDataModule(pl.LightningDataModule):
         return self._held_out_loader("test")
 
     def _held_out_loader(self, split: str) -> MotionLoader | list[MotionLoader]:
-        samples = self._split(split)
+        samples = self.sources.split(split)
         if samples is None:
             return []
         rank, world_size = self._rank()
@@ -237,27 +304,26 @@ class MotionDataModule(pl.LightningDataModule):
 
     def music_file(self, song: str) -> Path | None:
         """The song's file in the corpus, for the sound of a video; None where the corpus brings none."""
-        folder = self.train_samples.shards.folder / "music"
-        return next((path for path in sorted(folder.glob(f"{song}.*")) if path.stem == song), None)
+        return self.sources.music_file(song)
 
     def clips(self, split: str) -> list[Clip]:
         """Whole clips of `train`, `val` or `test`, in the corpus's order.
 
         `max_val_clips` holds for `val`. An absent split gives an empty list (said once).
         """
-        samples = self._split(split)
+        samples = self.sources.split(split)
         if samples is None:
             return []
         return [self._clip(samples, number) for number in self._numbers(split, samples)]
 
-    def _clip(self, samples: MotionSamples, number: int) -> Clip:
+    def _clip(self, samples: Samples, number: int) -> Clip:
         sample = samples[number]
         motion = sample.motion
         return Clip(
             key=sample.key,
             song=sample.meta.song,
             genre=motion.genre,
-            genre_label=genre_label(motion.genre, self.genres, samples.index.where(number)),
+            genre_label=genre_label(motion.genre, self.genres, samples.where(number)),
             fps=motion.fps,
             poses=motion.poses,
             trans=motion.trans,
@@ -267,27 +333,7 @@ class MotionDataModule(pl.LightningDataModule):
             motion=motion,
         )
 
-    def _split(self, split: str) -> MotionSamples | None:
-        """Samples of a split; None, said once, where the corpus has none."""
-        if split == self.train_samples.shards.split and not (split == "val" and self.val_shards):
-            return self.train_samples
-        if split not in self._held_out:
-            self._held_out[split] = self._open_split(split)
-        return self._held_out[split]
-
-    def _open_split(self, split: str) -> MotionSamples | None:
-        corpus = self.train_samples.shards
-        if split == "val" and self.val_shards is not None:
-            return MotionSamples(self._opened(open_val_shards(self.val_shards)), cache_mb=self.cache_mb)
-        if split not in corpus.manifest.splits:
-            reason = corpus.manifest.absent_splits.get(split, "the manifest does not name it")
-            consequence = "; validation is skipped" if split == "val" else ""
-            rank_zero_info(f"the corpus {corpus.folder} has no {split!r} split ({reason}){consequence}")
-            return None
-        shards = open_shards(corpus.folder, split=split, verify=self.verify_shards)
-        return MotionSamples(shards, cache_mb=self.cache_mb)
-
-    def _numbers(self, split: str, samples: MotionSamples) -> Sequence[int]:
+    def _numbers(self, split: str, samples: Samples) -> Sequence[int]:
         """Which clips of a split: all, or `max_val_clips` of the validation split."""
         if split != "val":
             return range(len(samples))
@@ -315,13 +361,3 @@ class MotionDataModule(pl.LightningDataModule):
         """Samples of one forward pass of one rank."""
         accumulate = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
         return micro_batch_size(self.global_batch_size, self._rank()[1], accumulate)
-
-
-def open_val_shards(path: str) -> ShardSet:
-    """The `val` split of a corpus folder, or the split that the path names.
-
-    Raises:
-        DataError: As `open_shards`.
-    """
-    folder = Path(path).expanduser()
-    return open_shards(folder, split="val" if (folder / MANIFEST_NAME).is_file() else None)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from macedance.errors import DataError
-from macedance.motion.normalizer import MinMaxNormalizer
+from macedance.motion.atomic import write_atomically
+
+if TYPE_CHECKING:
+    from macedance.motion.normalizer import MinMaxNormalizer
 
 SCHEMA = 1
 FORMAT = "macedance-motion-shards"
@@ -21,7 +23,6 @@ SPLITS = ("train", "val", "test")
 MAKE_ONE = "write the corpus with `macedance data demo --out DIR` or `macedance data bvh --bvh DIR --out DIR`"
 
 _SHARD_FILE = re.compile(r"[A-Za-z0-9_-]+/[A-Za-z0-9_-]+\.tar")
-_MAX_LISTED = 20
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,23 @@ class Manifest:
 
     def normalizers(self) -> tuple[MinMaxNormalizer, MinMaxNormalizer]:
         """New normalisers of motion (151 channels) and music (35 channels)."""
-        return MinMaxNormalizer.from_dict(self.normalizer["motion"]), MinMaxNormalizer.from_dict(
-            self.normalizer["music"]
-        )
+        from macedance.motion.normalizer import MinMaxNormalizer  # torch: not needed to say what a corpus holds
+
+        motion, music = self.normalizer["motion"], self.normalizer["music"]
+        return MinMaxNormalizer.from_dict(motion), MinMaxNormalizer.from_dict(music)
+
+    def check_normalizers(self, where: str | Path) -> None:
+        """Refuse a manifest whose normalisers cannot be used.
+
+        Raises:
+            DataError: They are missing or damaged; `where` names the file.
+        """
+        try:
+            self.normalizers()
+        except DataError as error:
+            raise DataError(error.what, where=where, expected=error.expected, fix=error.fix) from error
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise _wrong_field(error, where) from error
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object."""
@@ -120,72 +135,7 @@ class Manifest:
     def save(self, folder: Path) -> None:
         """Write `folder/manifest.json` through a temporary name."""
         text = json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
-        temporary = folder / f".{MANIFEST_NAME}.{os.getpid()}"
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(folder / MANIFEST_NAME)
-
-
-@dataclass(frozen=True)
-class ShardSet:
-    """One split of a corpus on disk.
-
-    Args:
-        folder: The corpus folder that holds `manifest.json`.
-        split: Split name, a key of `manifest.splits`.
-        manifest: The parsed manifest.
-    """
-
-    folder: Path
-    split: str
-    manifest: Manifest
-
-    @property
-    def info(self) -> SplitInfo:
-        """The split's entry of the manifest."""
-        return self.manifest.splits[self.split]
-
-    @property
-    def files(self) -> list[Path]:
-        """Paths of the shards, in the manifest's order."""
-        return [self.folder / shard.file for shard in self.info.shards]
-
-    def check_files(self, *, verify: bool = False) -> None:
-        """Compare every shard with the manifest.
-
-        Args:
-            verify: Also read every byte and compare sha256.
-
-        Raises:
-            DataError: Some shard is missing or differs; one error lists all of them.
-        """
-        faults = []
-        for shard, path in zip(self.info.shards, self.files, strict=True):
-            fault = _shard_fault(shard, path, verify)
-            if fault is not None:
-                faults.append(fault)
-        if faults:
-            more = "" if len(faults) <= _MAX_LISTED else f", and {len(faults) - _MAX_LISTED} more"
-            raise DataError(
-                f"{len(faults)} of {len(self.info.shards)} shards cannot be used: "
-                + ", ".join(faults[:_MAX_LISTED])
-                + more,
-                where=self.folder,
-                expected="the files as manifest.json lists them",
-                fix="copy the corpus again or make it anew",
-            )
-
-
-def _shard_fault(shard: ShardEntry, path: Path, verify: bool) -> str | None:
-    """What is wrong with one shard, or None."""
-    try:
-        size = path.stat().st_size
-    except OSError:
-        return f"{shard.file} is missing"
-    if size != shard.bytes:
-        return f"{shard.file} has {size} bytes, not {shard.bytes}"
-    if verify and file_sha256(path) != shard.sha256:
-        return f"{shard.file} has another sha256"
-    return None
+        write_atomically(folder / MANIFEST_NAME, text.encode())
 
 
 def file_sha256(path: Path) -> str:
@@ -212,34 +162,56 @@ def load_manifest(path: str | Path) -> Manifest:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise DataError(
-            "a shard set without manifest", where=path, expected=f"a folder with {MANIFEST_NAME}", fix=MAKE_ONE
-        ) from error
+        raise no_manifest(path) from error
+    manifest = parse_manifest(raw, path)
+    manifest.check_normalizers(path)
+    return manifest
+
+
+def no_manifest(where: str | Path) -> DataError:
+    """The error of a place that holds no corpus."""
+    return DataError(
+        "a shard set without manifest", where=where, expected=f"a folder with {MANIFEST_NAME}", fix=MAKE_ONE
+    )
+
+
+def parse_manifest(raw: bytes, where: str | Path) -> Manifest:
+    """The manifest in a file's bytes; its normalisers are not looked into.
+
+    Args:
+        raw: Contents of `manifest.json`.
+        where: The file, for messages.
+
+    Raises:
+        DataError: Not JSON, another schema, or a field of the wrong kind.
+    """
     try:
         data = json.loads(raw)
     except ValueError as error:
-        raise DataError(f"manifest is not JSON ({error})", where=path, expected="a manifest of schema 1") from error
+        raise DataError(f"manifest is not JSON ({error})", where=where, expected="a manifest of schema 1") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("schema") != SCHEMA:
         found = (data.get("format"), data.get("schema")) if isinstance(data, dict) else type(data).__name__
         raise DataError(
             f"manifest of another kind: format and schema are {found}",
-            where=path,
+            where=where,
             expected=f"{FORMAT!r} and {SCHEMA}",
             fix=MAKE_ONE,
         )
     try:
-        manifest = _parse(data, hashlib.sha256(raw).hexdigest())
-        manifest.normalizers()
+        return _parse(data, hashlib.sha256(raw).hexdigest())
     except DataError as error:
-        raise DataError(error.what, where=path, expected=error.expected, fix=error.fix) from error
+        raise DataError(error.what, where=where, expected=error.expected, fix=error.fix) from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(
-            f"manifest lacks a field or holds the wrong kind of value: {type(error).__name__} {error}",
-            where=path,
-            expected="a manifest of schema 1",
-            fix=MAKE_ONE,
-        ) from error
-    return manifest
+        raise _wrong_field(error, where) from error
+
+
+def _wrong_field(error: Exception, where: str | Path) -> DataError:
+    return DataError(
+        f"manifest lacks a field or holds the wrong kind of value: {type(error).__name__} {error}",
+        where=where,
+        expected="a manifest of schema 1",
+        fix=MAKE_ONE,
+    )
 
 
 def _parse(data: dict[str, Any], sha256: str) -> Manifest:
@@ -272,33 +244,3 @@ def _parse(data: dict[str, Any], sha256: str) -> Manifest:
         music_dim=int(data["music_dim"]),
         sha256=sha256,
     )
-
-
-def open_shards(path: str | Path, *, split: str | None = None, verify: bool = False) -> ShardSet:
-    """Find a split of a corpus and check its files against the manifest.
-
-    Args:
-        path: The corpus folder, or one split's folder in it.
-        split: Split of the corpus; None means `train` for a corpus folder and that split for a split's folder.
-        verify: Also compare every shard's sha256 (reads every byte).
-
-    Raises:
-        DataError: No manifest, split absent, shards missing or changed (all listed in one error).
-    """
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        raise DataError(
-            "no such folder of shards", where=folder, expected="a corpus or one of its splits", fix=MAKE_ONE
-        )
-    if not (folder / MANIFEST_NAME).is_file() and (folder.resolve().parent / MANIFEST_NAME).is_file():
-        folder, split = folder.resolve().parent, split or folder.resolve().name
-    manifest = load_manifest(folder)
-    split = split or "train"
-    if split not in manifest.splits:
-        reason = manifest.absent_splits.get(split, "the manifest does not name it")
-        raise DataError(
-            f"the corpus has no {split!r} split ({reason})", where=folder, expected=f"one of {sorted(manifest.splits)}"
-        )
-    shards = ShardSet(folder, split, manifest)
-    shards.check_files(verify=verify)
-    return shards

@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from macedance.errors import ConfigError
 
+DEFAULT_SHUFFLE_WINDOW = 4096
 _SHARDS, _WINDOW, _ROTATION, _CROP = 1, 2, 3, 4  # one stream of random numbers for each use
 
 
@@ -32,6 +34,40 @@ def crop_start(seed: int, position: int, num_starts: int) -> int:
     if num_starts <= 1:
         return 0
     return int(keyed_bits(1, seed, _CROP, position)[0] % np.uint64(num_starts))
+
+
+class SampleOrder(Protocol):
+    """What a loader asks of an order, of one source or of several."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of the order."""
+
+    @property
+    def shuffle_window(self) -> int:
+        """Samples of one source that are shuffled together."""
+
+    @property
+    def num_samples(self) -> int:
+        """Samples that there are."""
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Samples trained on per data epoch: whole global batches."""
+
+    def epoch_of(self, position: int) -> int:
+        """Data epoch of a global position."""
+
+    def sample_at(self, position: int) -> int:
+        """Number of the sample at a global position."""
+
+
+class _EpochPlan(NamedTuple):
+    """One epoch's shards end to end: (S,) where each ends, (S,) what leads from a place there to a sample's number."""
+
+    ends_S: np.ndarray
+    shifts_S: np.ndarray
+    rotation: int
 
 
 @dataclass(frozen=True)
@@ -55,8 +91,9 @@ class GlobalOrder:
     starts_S1: np.ndarray
     global_batch_size: int
     seed: int = 0
-    shuffle_window: int = 4096
+    shuffle_window: int = DEFAULT_SHUFFLE_WINDOW
     _memory: dict[tuple[int, int], np.ndarray] = field(default_factory=dict, repr=False, compare=False)
+    _epochs: dict[int, _EpochPlan] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.global_batch_size < 1 or self.shuffle_window < 1:
@@ -66,11 +103,7 @@ class GlobalOrder:
             )
         if self.seed < 0:
             raise ConfigError(f"seed is {self.seed}", expected="0 or more")
-        if self.num_samples < self.global_batch_size:
-            raise ConfigError(
-                f"{self.num_samples} training samples are fewer than one global batch of {self.global_batch_size}",
-                fix=f"set data.global_batch_size to at most {self.num_samples}",
-            )
+        check_ranks(self.num_samples, self.global_batch_size, 1)
 
     @property
     def num_samples(self) -> int:
@@ -95,25 +128,30 @@ class GlobalOrder:
         """Number of the sample in the index at a global position (0 or more)."""
         epoch, place = divmod(position, self.samples_per_epoch)
         window, inside = divmod(place, self.shuffle_window)
-        first = window * self.shuffle_window
-        laid = first + int(self._window(epoch, window)[inside])
-        shards, ends, rotation = self._epoch(epoch)
-        laid = (laid + rotation) % self.num_samples
-        rank = int(np.searchsorted(ends, laid, side="right"))
-        shard = int(shards[rank])
-        before = int(ends[rank - 1]) if rank else 0
-        return int(self.starts_S1[shard]) + laid - before
+        plan = self._epoch(epoch)
+        laid = (
+            window * self.shuffle_window + int(self._window(epoch, window)[inside]) + plan.rotation
+        ) % self.num_samples
+        rank = int(plan.ends_S.searchsorted(laid, side="right"))
+        return laid + int(plan.shifts_S[rank])
 
-    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray, int]:
-        """(S,) shards in this epoch's order, (S,) running number of samples after each, rotation."""
-        if (epoch, -1) not in self._memory:
-            num_shards = len(self.starts_S1) - 1
-            shards = np.argsort(keyed_bits(num_shards, self.seed, _SHARDS, epoch), kind="stable")
-            ends = np.cumsum(np.diff(self.starts_S1)[shards])
-            rotation = keyed_bits(1, self.seed, _ROTATION, epoch) % np.uint64(self.num_samples)
-            self._remember((epoch, -1), np.concatenate([shards, ends, rotation.astype(np.int64)]))
-        shards, ends, rotation = np.split(self._memory[epoch, -1], [len(self.starts_S1) - 1, -1])
-        return shards, ends, int(rotation[0])
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it holds: a few permutations, whatever the number of samples."""
+        plans = [array for plan in self._epochs.values() for array in (plan.ends_S, plan.shifts_S)]
+        return sum(array.nbytes for array in (self.starts_S1, *plans, *self._memory.values()))
+
+    def _epoch(self, epoch: int) -> _EpochPlan:
+        """How the shards of an epoch are laid end to end."""
+        if epoch not in self._epochs:
+            shards = np.argsort(keyed_bits(len(self.starts_S1) - 1, self.seed, _SHARDS, epoch), kind="stable")
+            counts = np.diff(self.starts_S1)[shards]
+            ends = np.cumsum(counts)
+            rotation = keyed_bits(1, self.seed, _ROTATION, epoch)[0] % np.uint64(self.num_samples)
+            while len(self._epochs) >= 2:
+                del self._epochs[next(iter(self._epochs))]
+            self._epochs[epoch] = _EpochPlan(ends, self.starts_S1[shards] - (ends - counts), int(rotation))
+        return self._epochs[epoch]
 
     def _window(self, epoch: int, window: int) -> np.ndarray:
         """Permutation of one window's samples."""
@@ -148,6 +186,27 @@ def micro_batch_size(global_batch_size: int, world_size: int, accumulate: int = 
             fix=f"set it to {below} or {below + parts}",
         )
     return global_batch_size // parts
+
+
+def check_ranks(num_samples: int, global_batch_size: int, world_size: int, accumulate: int = 1) -> None:
+    """Refuse a number of ranks that the samples cannot feed.
+
+    Raises:
+        ConfigError: More ranks than samples, fewer samples than a global batch, or a batch that does not divide.
+    """
+    if world_size > num_samples:
+        raise ConfigError(
+            f"{world_size} ranks and {num_samples} training samples",
+            where="trainer.devices x trainer.num_nodes",
+            expected="at least one sample for each rank",
+            fix=f"use at most {num_samples} ranks",
+        )
+    if num_samples < global_batch_size:
+        raise ConfigError(
+            f"{num_samples} training samples are fewer than one global batch of {global_batch_size}",
+            fix=f"set data.global_batch_size to at most {num_samples}",
+        )
+    micro_batch_size(global_batch_size, world_size, accumulate)
 
 
 def rank_positions(batch_start: int, global_batch_size: int, rank: int, world_size: int) -> range:

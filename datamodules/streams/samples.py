@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
-import re
+import math
 import tarfile
-from collections.abc import Sequence
+import tokenize
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from datamodules.streams.tar_headers import BLOCK, padded, parse_header
 from macedance.errors import DataError
 from macedance.motion.files import Motion
 
 MUSIC_DIM = 35
 UNKNOWN_GENRE = "unknown"  # of clips without one in a corpus where others have one
-MAX_KEY_LENGTH = 80  # key and suffix stay within the 100 bytes of a plain tar header
-_KEY = re.compile(r"[A-Za-z0-9_-]+")
-_BLOCK = 512
+Buffer = bytes | memoryview
+_NOT_AN_ARRAY = (
+    ValueError, TypeError, EOFError, OSError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,25 +61,6 @@ class MotionSample:
     def nbytes(self) -> int:
         """Bytes of the arrays."""
         return self.motion.poses.nbytes + self.motion.trans.nbytes + self.music_TC.nbytes
-
-
-def safe_key(text: str) -> str:
-    """A key made of any text: `/` becomes `__`, other foreign characters `-`, at most 80 characters."""
-    return re.sub(r"[^A-Za-z0-9_-]", "-", text.replace("\\", "/").replace("/", "__"))[:MAX_KEY_LENGTH]
-
-
-def check_key(key: str) -> None:
-    """Refuse a key that webdataset would split or that leaves the folder.
-
-    Raises:
-        DataError: Other characters than [A-Za-z0-9_-], empty, or longer than 80.
-    """
-    if not _KEY.fullmatch(key) or len(key) > MAX_KEY_LENGTH:
-        raise DataError(
-            f"key {key[:100]!r} cannot name a sample",
-            expected=f"1 to {MAX_KEY_LENGTH} characters of A-Z a-z 0-9 _ -",
-            fix=f"for instance {safe_key(key) or 'clip-0'!r}",
-        )
 
 
 def genre_label(genre: str | None, genres: Sequence[str], where: str) -> int:
@@ -136,51 +121,54 @@ def _npy(array: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def split_members(block: bytes, where: str) -> dict[str, bytes]:
-    """Member suffix -> bytes of one sample's stretch of a tar file.
+def split_members(block: Buffer, where: str, key: str | None = None) -> dict[str, Buffer]:
+    """Member suffix -> bytes of one sample's stretch of a tar file; nothing is copied.
 
     Args:
         block: Bytes from the sample's first tar header to the end of its last member.
         where: `shard:key` for messages.
+        key: The sample's key, where members of another one are to be refused.
 
     Raises:
-        DataError: A damaged header, a member cut short, or one that is no regular file.
+        DataError: A damaged header, a member cut short, of another sample, or one that is no regular file.
     """
-    members: dict[str, bytes] = {}
-    at = 0
-    while at < len(block):
-        try:
-            header = tarfile.TarInfo.frombuf(block[at : at + _BLOCK], "utf-8", "surrogateescape")
-        except tarfile.HeaderError as error:
-            raise DataError(f"damaged tar header ({error})", where=where, fix="copy the shard again") from error
-        if header.type in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME):
-            return _split_extended(block, where)
-        start = at + _BLOCK
-        if not header.isreg() or start + header.size > len(block):
-            raise DataError(f"member {header.name!r} is cut short or no regular file", where=where)
-        members[header.name.partition(".")[2]] = block[start : start + header.size]
-        at = start + -(-header.size // _BLOCK) * _BLOCK
-    return members
-
-
-def _split_extended(block: bytes, where: str) -> dict[str, bytes]:
-    """The same for tars with extended headers, which other programs write."""
-    members: dict[str, bytes] = {}
+    view, at = memoryview(block), 0
+    members: dict[str, Buffer] = {}
     try:
-        # The stretch ends with the data of its last member: tarfile wants the rest of the block too.
-        padded = block + bytes(-len(block) % _BLOCK)
-        with tarfile.open(fileobj=io.BytesIO(padded), mode="r:") as archive:
-            for member in archive:
-                stream = archive.extractfile(member) if member.isreg() else None
-                if stream is None:
-                    raise DataError(f"member {member.name!r} is no regular file", where=where)
-                members[member.name.partition(".")[2]] = stream.read()
+        while at < len(view):
+            name, size, regular, extended = parse_header(bytes(view[at : at + BLOCK]))
+            if extended:
+                return _split_extended(bytes(view), where, key)
+            start = at + BLOCK
+            if not regular or start + size > len(view):
+                raise DataError(f"member {name!r} is cut short or no regular file", where=where)
+            _add(members, name, view[start : start + size], where, key)
+            at = start + padded(size)
     except tarfile.TarError as error:
-        raise DataError(f"damaged tar ({error})", where=where, fix="copy the shard again") from error
+        raise DataError(f"damaged tar header ({error})", where=where, fix="copy the shard again") from error
     return members
 
 
-def decode_sample(members: dict[str, bytes], key: str, where: str, fps: float | None = None) -> MotionSample:
+def _add(members: dict[str, Buffer], name: str, data: Buffer, where: str, key: str | None) -> None:
+    owner, _, suffix = name.partition(".")
+    if key is not None and owner != key:
+        raise DataError(f"member {name!r} is of another sample", where=where, fix="copy the shard again")
+    members[suffix] = data
+
+
+def _split_extended(block: bytes, where: str, key: str | None) -> dict[str, Buffer]:
+    """The same for tars with extended headers, which other programs write."""
+    members: dict[str, Buffer] = {}
+    with tarfile.open(fileobj=io.BytesIO(block), mode="r:") as archive:
+        for member in archive:
+            stream = archive.extractfile(member) if member.isreg() and not member.issparse() else None
+            if stream is None:
+                raise DataError(f"member {member.name!r} is no regular file", where=where)
+            _add(members, member.name, stream.read(), where, key)
+    return members
+
+
+def decode_sample(members: Mapping[str, Buffer], key: str, where: str, fps: float | None = None) -> MotionSample:
     """Check and decode one sample.
 
     Args:
@@ -197,7 +185,7 @@ def decode_sample(members: dict[str, bytes], key: str, where: str, fps: float | 
         raise DataError(f"sample lacks {', '.join(missing)}", where=where, expected="a motion sample")
     poses, trans, music = (_read_npy(members[f"{name}.npy"], name, where) for name in ("poses", "trans", "music"))
     try:
-        meta = json.loads(members["meta.json"])
+        meta = json.loads(bytes(members["meta.json"]))
         clip = ClipMeta(str(meta["song"]), str(meta.get("dancer") or ""), float(meta["start_s"]))
         motion_fps, frames = float(meta["fps"]), int(meta["frames"])
         beats = np.asarray(meta.get("beats_s") or [], dtype=np.float64)
@@ -231,12 +219,44 @@ def decode_sample(members: dict[str, bytes], key: str, where: str, fps: float | 
     return MotionSample(key, motion, music, clip)
 
 
-def _read_npy(data: bytes, name: str, where: str) -> np.ndarray:
-    """A float32 array of an .npy member; pickled objects are refused."""
+def _read_npy(data: Buffer, name: str, where: str) -> np.ndarray:
+    """A float32 array of an .npy member, which shares its memory; pickled objects are refused."""
     try:
-        array = np.load(io.BytesIO(data), allow_pickle=False)
-        if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or array.ndim == 0:
-            raise ValueError(f"{type(array).__name__} of {getattr(array, 'dtype', 'no dtype')}")
-    except (ValueError, EOFError, OSError, SyntaxError) as error:
+        view = memoryview(data)
+        head = bytes(view[:10])
+        if len(head) < 10 or head[:6] != b"\x93NUMPY" or head[6] not in (1, 2):
+            raise ValueError("not an .npy file")
+        start = 10 + int.from_bytes(head[8:10], "little")
+        if head[6] > 1:
+            start = 12 + int.from_bytes(bytes(view[8:12]), "little")
+        dtype, shape, fortran = _npy_header(bytes(view[:start]))
+        if dtype.kind != "f" or not shape:
+            raise ValueError(f"an array of {dtype} with {len(shape)} dimensions")
+        # The length is compared before anything of the claimed size is made.
+        if math.prod(shape) * dtype.itemsize != len(view) - start:
+            raise ValueError(f"{len(view) - start} bytes of data for shape {shape}")
+        array = np.frombuffer(view, dtype, offset=start).reshape(shape, order="F" if fortran else "C")
+    except (
+        ValueError,
+        TypeError,
+        EOFError,
+        OSError,
+        SyntaxError,
+        tokenize.TokenError,
+        RecursionError,
+        MemoryError,
+    ) as error:
         raise DataError(f"{name}.npy cannot be used ({error})", where=where, expected="a float32 array") from error
     return np.ascontiguousarray(array, dtype=np.float32)
+
+
+@functools.lru_cache(maxsize=4096)
+def _npy_header(header: bytes) -> tuple[np.dtype[Any], tuple[int, ...], bool]:
+    """(dtype, shape, column order) of an .npy file's first bytes; most clips share theirs."""
+    stream = io.BytesIO(header)
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(stream)
+    if dtype.hasobject or any(size < 0 for size in shape):
+        raise ValueError(f"an array of {dtype} and shape {shape}")
+    return dtype, shape, fortran

@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.streams.dataset import MotionSamples
-from datamodules.streams.order import GlobalOrder, crop_start
+from datamodules.streams.dataset import Samples
+from datamodules.streams.order import SampleOrder, crop_start
+from datamodules.streams.quarantine import Quarantined, substitute
 from datamodules.streams.samples import MotionSample, genre_label
-from macedance.errors import MaceDanceError
+from macedance.errors import DataError, MaceDanceError
 
 
 class Row(TypedDict):
@@ -32,6 +33,7 @@ class Row(TypedDict):
     mask: np.ndarray
     position: int
     key: str
+    quarantined: Quarantined | None
 
 
 class MotionBatch(TypedDict):
@@ -39,7 +41,7 @@ class MotionBatch(TypedDict):
 
     poses (B,T,24,3) float32 axis-angle; trans (B,T,3) float32 metres; music (B,T,35) float32; genre (B,) int64;
     mask (B,T) bool, False where a clip shorter than the window is padded; position (B,) int64 global sample
-    numbers; keys.
+    numbers; keys; quarantined: what stands in another sample's place.
     """
 
     poses: torch.Tensor
@@ -49,6 +51,7 @@ class MotionBatch(TypedDict):
     mask: torch.Tensor
     position: torch.Tensor
     keys: list[str]
+    quarantined: list[Quarantined]
 
 
 def cut_window(sample: MotionSample, start: int, length: int, genre: int, position: int) -> Row:
@@ -62,7 +65,16 @@ def cut_window(sample: MotionSample, start: int, length: int, genre: int, positi
         trans = np.concatenate([trans, np.repeat(trans[-1:], missing, axis=0)])
         music = np.concatenate([music, np.zeros((missing, music.shape[1]), np.float32)])
         mask[length - missing :] = False
-    return Row(poses=poses, trans=trans, music=music, genre=genre, mask=mask, position=position, key=sample.key)
+    return Row(
+        poses=poses,
+        trans=trans,
+        music=music,
+        genre=genre,
+        mask=mask,
+        position=position,
+        key=sample.key,
+        quarantined=None,
+    )
 
 
 def collate(rows: Sequence[Row] | MaceDanceError) -> MotionBatch | MaceDanceError:
@@ -77,6 +89,7 @@ def collate(rows: Sequence[Row] | MaceDanceError) -> MotionBatch | MaceDanceErro
         mask=torch.from_numpy(np.stack([row["mask"] for row in rows])),
         position=torch.tensor([row["position"] for row in rows], dtype=torch.int64),
         keys=[row["key"] for row in rows],
+        quarantined=[row["quarantined"] for row in rows if row["quarantined"] is not None],
     )
 
 
@@ -105,18 +118,50 @@ class TrainingWindows(_Windows):
         order: Which sample stands at which position.
         window_frames: Length of a window.
         genres: Names in label order.
+        substitute_faulty: Fill the place of a sample that cannot be used with the next one that can, and record it
+            in the batch; otherwise it is an error.
     """
 
-    def __init__(self, samples: MotionSamples, order: GlobalOrder, window_frames: int, genres: Sequence[str]) -> None:
+    def __init__(
+        self,
+        samples: Samples,
+        order: SampleOrder,
+        window_frames: int,
+        genres: Sequence[str],
+        substitute_faulty: bool = False,
+    ) -> None:
         self.samples, self.order = samples, order
         self.window_frames, self.genres = window_frames, tuple(genres)
+        self.substitute_faulty = substitute_faulty
+        self._announced = -1
 
     def __getitem__(self, position: int) -> Row:
+        self._announce(position)
         number = self.order.sample_at(position)
+        try:
+            return self._row(number, position)
+        except DataError as error:
+            if not self.substitute_faulty:
+                raise
+            row, event = substitute(self.samples, self.order, position, error, lambda other: self._row(other, position))
+            row["quarantined"] = event
+            return row
+
+    def _row(self, number: int, position: int) -> Row:
+        """The window at a position, cut from sample `number`."""
         sample = self.samples[number]
         start = crop_start(self.order.seed, position, sample.motion.num_frames - self.window_frames + 1)
-        genre = genre_label(sample.motion.genre, self.genres, self.samples.index.where(number))
+        genre = genre_label(sample.motion.genre, self.genres, self.samples.where(number))
         return cut_window(sample, start, self.window_frames, genre, position)
+
+    def _announce(self, position: int) -> None:
+        """Say, a few times in each shuffle window, which shards this window and the next one need."""
+        window = self.order.shuffle_window
+        part = position // max(window // 4, 1)
+        if part != self._announced and self.samples.is_remote:
+            self._announced = part
+            soon = range(position, position + 2 * window, max(window // 256, 1))
+            self.samples.want([self.order.sample_at(later) for later in soon])
 
 
 class ValidationWindows(_Windows):
@@ -134,7 +179,7 @@ class ValidationWindows(_Windows):
 
     def __init__(
         self,
-        samples: MotionSamples,
+        samples: Samples,
         numbers: Sequence[int],
         window_frames: int,
         genres: Sequence[str],
@@ -151,7 +196,7 @@ class ValidationWindows(_Windows):
     def __getitem__(self, row: int) -> Row:
         position, number = self.rows[row]
         sample = self.samples[number]
-        genre = genre_label(sample.motion.genre, self.genres, self.samples.index.where(number))
+        genre = genre_label(sample.motion.genre, self.genres, self.samples.where(number))
         window = cut_window(sample, 0, self.window_frames, genre, position)
         if position < 0:
             window["mask"] = np.zeros_like(window["mask"])

@@ -19,13 +19,13 @@ import torch
 import webdataset as wds
 
 import macedance
+from datamodules.streams.keys import check_key
 from datamodules.streams.manifest import SPLITS, Manifest, ShardEntry, SplitInfo, load_manifest
 from datamodules.streams.samples import (
     MUSIC_DIM,
     UNKNOWN_GENRE,
     ClipMeta,
     MotionSample,
-    check_key,
     check_music,
     encode_members,
     genre_label,

@@ -20,8 +20,9 @@ from datamodules.corpora import (
 )
 from datamodules.motion import MotionDataModule
 from datamodules.streams.dataset import MotionSamples
-from datamodules.streams.manifest import load_manifest, open_shards
+from datamodules.streams.manifest import load_manifest
 from datamodules.streams.samples import MotionSample
+from datamodules.streams.shards import open_shards
 from macedance.demo import corpus as demo_corpus
 from macedance.demo.songs import GENRES
 from macedance.errors import ConfigError, DataError

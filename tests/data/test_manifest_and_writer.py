@@ -13,8 +13,9 @@ import webdataset as wds
 from small_corpora import clip_motion, clip_music, write_corpus
 
 from datamodules.streams.dataset import MotionSamples
-from datamodules.streams.manifest import load_manifest, open_shards
+from datamodules.streams.manifest import load_manifest
 from datamodules.streams.samples import ClipMeta
+from datamodules.streams.shards import open_shards
 from datamodules.streams.writer import CorpusWriter
 from macedance.errors import DataError
 from macedance.motion.representation import encode_motion

@@ -86,8 +86,10 @@ def fit(data: MotionDataModule, folder: Path, steps: int, **options: Any) -> Rec
 
 def test_batch_has_the_agreed_shapes(corpus: Path) -> None:
     batch = take(module(corpus), 1)[0]
-    assert set(batch) == {"poses", "trans", "music", "genre", "mask", "position", "keys"}
-    described = {name: (tuple(value.shape), value.dtype) for name, value in batch.items() if name != "keys"}
+    assert set(batch) == {"poses", "trans", "music", "genre", "mask", "position", "keys", "quarantined"}
+    described = {
+        name: (tuple(value.shape), value.dtype) for name, value in batch.items() if name not in ("keys", "quarantined")
+    }
     assert described == {
         "poses": ((8, 25, 24, 3), torch.float32),
         "trans": ((8, 25, 3), torch.float32),
@@ -273,7 +275,7 @@ def test_program_ends_while_workers_wait(corpus: Path) -> None:
     code = """
 import sys
 from datamodules.streams.dataset import MotionSamples
-from datamodules.streams.manifest import open_shards
+from datamodules.streams.shards import open_shards
 from datamodules.streams.order import ElasticBatchSampler, GlobalOrder
 from datamodules.streams.windows import MotionLoader, TrainingWindows
 samples = MotionSamples(open_shards(sys.argv[1]))
