@@ -53,10 +53,10 @@ def test_a_run_leaves_the_files_it_promises(finished: Path) -> None:
 
 
 def test_a_checkpoint_loads_without_running_code_and_carries_its_model(finished: Path) -> None:
-    content = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)
+    content = torch.load(finished / "checkpoints" / "last.ckpt" / "state.ckpt", weights_only=True)
     assert content["macedance"]["position"] == 16
     assert content["macedance"]["manifest_sha256"]
-    halfway = torch.load(finished / "checkpoints" / "step-00000002.ckpt", weights_only=True)
+    halfway = torch.load(finished / "checkpoints" / "step-00000002.ckpt" / "state.ckpt", weights_only=True)
     assert halfway["macedance"]["position"] == 8
     assert content["macedance"]["config"]["genres"]
     assert content["ema"]
@@ -95,7 +95,7 @@ def test_accumulated_steps_are_rows_of_their_mean(tmp_path: Path, tiny_corpus: P
     whole, split = losses(tmp_path / "whole"), losses(tmp_path / "split")
     assert len(split) == len(whole) == 2
     assert float(split[0]) == pytest.approx(float(whole[0]), rel=1e-4)
-    content = torch.load(run.directory / "checkpoints" / "last.ckpt", weights_only=True)
+    content = torch.load(run.directory / "checkpoints" / "last.ckpt" / "state.ckpt", weights_only=True)
     assert content["macedance"]["position"] == 8
     assert content["ema_num_updates"] == 2
 
@@ -134,8 +134,18 @@ def test_loader_workers_change_nothing(finished: Path, tmp_path: Path, tiny_corp
 def test_a_directory_with_a_run_is_not_overwritten(finished: Path, tiny_corpus: Path) -> None:
     before = losses(finished)
     with pytest.raises(ConfigError, match="already holds a run"):
-        fit(finished, tiny_corpus)
+        fit(finished, tiny_corpus, "--trainer.max_steps=4", "--resume=never")
     assert losses(finished) == before
+
+
+def test_a_finished_run_is_left_as_it_is(finished: Path, tiny_corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*")}
+    request = ["fit", *SMALL, f"--run_dir={finished}", f"--data.shards={tiny_corpus}", "--trainer.max_steps=4"]
+    assert main([*request, "--checkpoint_every_n_steps=2", "--json"]) == 0
+    told = capsys.readouterr()
+    assert "the run is finished: step 4 of 4" in told.err
+    assert json.loads(told.out)["finished"] is True
+    assert {p: p.stat().st_mtime_ns for p in finished.rglob("*")} == before | {finished: finished.stat().st_mtime_ns}
 
 
 def test_train_only_changes_exactly_what_matches(finished: Path, tmp_path: Path, tiny_corpus: Path) -> None:
@@ -145,7 +155,7 @@ def test_train_only_changes_exactly_what_matches(finished: Path, tmp_path: Path,
     after = run.model.built_network.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"final_layer.weight", "final_layer.bias"}
-    content = torch.load(run.directory / "checkpoints" / "last.ckpt", weights_only=True)
+    content = torch.load(run.directory / "checkpoints" / "last.ckpt" / "state.ckpt", weights_only=True)
     assert len(content["optimizer_states"][0]["state"]) == 2
     assert set(content["ema"]) == changed
 
