@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import csv
 import time
 from collections.abc import Mapping
@@ -242,7 +243,10 @@ def run_validation(trainer: pl.Trainer) -> None:
     # Restored as interrupted, Lightning would count the batches of the validation before.
     loop.val_loop.restarting = False
     trainer.validating = True
+    counted = copy.deepcopy(loop.val_loop.batch_progress.total)
     loop.val_loop.run()
+    # A restarted loop counts this validation by itself, as one that it takes for done.
+    loop.val_loop.batch_progress.total = counted
     trainer.training = True
 
 

@@ -209,6 +209,7 @@ class NonFinite(pl.Callback):
             self._local_peak = peak if self._local_peak is None else self._local_peak.maximum(peak)
             return allreduce_hook(None, bucket)  # type: ignore[arg-type]
 
+        look_then_reduce.__annotations__.clear()  # torch compares them with classes; here they are texts
         try:
             model.register_comm_hook(None, look_then_reduce)
         except RuntimeError:

@@ -36,6 +36,8 @@ ALLOWED: frozenset[str] = frozenset(
         "torch._utils._rebuild_tensor_v2",
         "torch._utils._rebuild_tensor_v3",
         "torch._utils._rebuild_parameter",
+        "torch._tensor._rebuild_from_type_v2",  # a tensor with attributes, as ZeRO-3's flat weights are
+        "torch.Tensor",
         "deepspeed.runtime.zero.config.ZeroStageEnum",
         "deepspeed.runtime.fp16.loss_scaler.LossScaler",
         "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler",
