@@ -232,8 +232,8 @@ def checkpoint_content(folder: Path) -> dict[str, Any]:
 
 
 def _of_time(path: str) -> bool:
-    """Whether a leaf tells how often or when a run was started: no part of the result."""
-    return any(word in path for word in ("Timer", "time_elapsed", "/time/", "provenance", "batch_idx"))
+    """Whether a leaf tells how long something took, as the length of a table of times does: no part of the result."""
+    return any(word in path for word in ("Timer", "time_elapsed", "MetricsCsv", "provenance"))
 
 
 def same(a: Any, b: Any) -> bool:

@@ -18,7 +18,7 @@ KILLS = 4
 STEPS, SAVE_EVERY, VALIDATE_EVERY = 18, 4, 6  # two data epochs of nine steps; step 12 is saved and validated
 #: cell -> (accumulated batches, loader workers)
 CELLS = {"single": (2, 1), "ddp": (1, 1), "zero1": (2, 0), "zero2": (1, 1), "zero3": (2, 0)}
-RANK_0_PLACES = ("save_rename", "save_link")
+RANK_0_PLACES = ("save_manifest", "save_rename", "save_link")
 
 
 def cell_arguments(accumulate: int = 1, workers: int = 0, dropout: float = 0.1) -> list[str]:
