@@ -210,7 +210,7 @@ class Watchdog(pl.Callback):
             now = time.monotonic()
             with self._lock:
                 # A process that was stopped as a whole finds hours gone by: they were not spent waiting.
-                self._idle_s += min(now - last, 5 * pause)
+                self._idle_s += min(now - last, 2 * pause)
                 phase, idle_s = self.phase, self._idle_s
             last = now
             if idle_s > self.limit_s(phase):
@@ -275,7 +275,8 @@ class Watchdog(pl.Callback):
         if self._worker_stacks is None:
             return
         for child in multiprocessing.active_children():
-            if type(child).__name__ != "ForkProcess" or child.pid is None:
+            started_by = getattr(child, "_start_method", None) or multiprocessing.get_start_method()
+            if started_by != "fork" or child.pid is None:
                 continue  # one that was not forked would die of the signal
             self._worker_stacks.seek(0)
             self._worker_stacks.truncate()

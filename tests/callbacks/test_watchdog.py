@@ -146,7 +146,7 @@ def test_signs_of_life_keep_it_quiet(tmp_path: Path) -> None:
 
 
 def stopped_as_a_whole(folder: Path) -> None:
-    dog = Watchdog(timeout_s=2.0)
+    dog = Watchdog(timeout_s=3.0)
     dog._root = folder
     dog.start()
     (folder / "ready").touch()
@@ -160,7 +160,7 @@ def test_a_suspended_process_has_not_hung(tmp_path: Path) -> None:
     while not (tmp_path / "ready").exists():
         time.sleep(0.01)
     os.kill(child.pid, signal.SIGSTOP)
-    time.sleep(3.0)
+    time.sleep(4.0)
     os.kill(child.pid, signal.SIGCONT)
     assert exit_code(child) == 5
 
