@@ -55,6 +55,7 @@ _FREE_KEYS = (
     "data.init_args.shards",
     "data.init_args.num_workers",
     "data.init_args.cache_",
+    "data.init_args.fetch_",
     "data.init_args.verify_shards",
     "data.init_args.val_",
     "data.init_args.max_val_clips",

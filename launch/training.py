@@ -22,6 +22,7 @@ from callbacks.checkpoints import Checkpoints
 from callbacks.loss_report import LossReport
 from callbacks.numerics import NonFinite
 from callbacks.preemption import Preemption
+from callbacks.quarantine import Quarantine
 from callbacks.run_files import MetricsCsv, Provenance
 from callbacks.speed import ResumeThroughput, Throughput, TrainingProgress
 from callbacks.watchdog import Watchdog
@@ -254,7 +255,7 @@ def _open(run: Run, *, check_directory: bool) -> None:
     run.data.trainer = run.trainer
     run.data.prepare_data()
     run.data.setup("fit")
-    _ = run.data.micro_batch_size  # type: ignore[attr-defined]  # raises where the global batch does not divide
+    run.data.check_ranks(run.trainer.world_size, run.trainer.accumulate_grad_batches)  # type: ignore[attr-defined]
     run.model.adopt_corpus(run.data)
     run.model.configure_model()
     _schedule_validation(run)
@@ -335,6 +336,7 @@ def _callbacks(run: Run, is_trial: bool) -> list[pl.Callback]:
         *watchdog,
         throughput,
         *numerics,
+        *([] if _has(asked, Quarantine) else [Quarantine()]),
         *files,
         LossReport(),
         TrainingProgress(),
