@@ -24,6 +24,7 @@ from lightning_modules.base import ExpertModule
 from lightning_modules.strategies import ZeroStrategy, strategy_kind
 from macedance import __version__
 from macedance.errors import CheckpointError
+from macedance.pickle_scan import scan_torch_file
 from macedance.pipelines.checkpoint_folder import (
     LAST_LINK,
     MODEL_FILE,
@@ -39,6 +40,7 @@ from macedance.pipelines.checkpoint_folder import (
     list_checkpoints,
     next_sequence,
     read_manifest,
+    reshaped_copies,
     write_manifest,
 )
 from macedance.pipelines.checkpoint_fragments import fragment_file, write_fragments
@@ -199,10 +201,15 @@ class CheckpointWriter:
         claimed = set().union(*gather(own))
         if rank == 0:
             own |= set(names) - claimed
-        entries = self._phase(
-            "reading the files back", lambda: {name: describe_file(self.folder / name, sync=True) for name in own}
-        )
+        entries = self._phase("reading the files back", lambda: {name: self._proven(name) for name in own})
         return {name: entry for part in gather(entries) for name, entry in part.items()}
+
+    def _proven(self, name: str) -> FileEntry:
+        """Size and sha256 of a file on the disk; one that a resume would refuse is refused now."""
+        path = self.folder / name
+        if path.suffix == ".pt":
+            scan_torch_file(path)
+        return describe_file(path, sync=True)
 
     def _manifest(
         self, checkpoint: Mapping[str, Any], files: dict[str, FileEntry], validation_due: bool
@@ -234,6 +241,8 @@ class CheckpointWriter:
         for old in by_age(list_checkpoints(self.run_dir))[: -self.keep_last]:
             if old != self.target:
                 shutil.rmtree(old, ignore_errors=True)
+        for copy in reshaped_copies(self.run_dir):  # this start's, and it is done with it
+            shutil.rmtree(copy, ignore_errors=True)
 
 
 def put_in_place(folder: Path, target: Path) -> None:

@@ -46,7 +46,8 @@ LAST_LINK = "last.ckpt"
 #: Most threads that hash files at a time.
 _HASH_THREADS = 4
 _NAME = re.compile(r"step-(\d{8,})\.ckpt")
-_LEFTOVER = re.compile(r"\.(step-\d{8,}\.ckpt)\.(tmp|old)")
+_LEFTOVER = re.compile(r"\.(step-\d{8,}(?:\.ranks-\d+)?\.ckpt)\.(tmp|old)")
+_RESHAPED = re.compile(r"step-\d{8,}\.ranks-\d+\.ckpt")
 
 
 @dataclass(frozen=True)
@@ -323,6 +324,12 @@ def next_sequence(run_dir: str | Path) -> int:
     """The number of the next checkpoint to be saved in a run."""
     known = [_sequence(folder) for folder in list_checkpoints(run_dir)]
     return 1 + max((number for number in known if number is not None), default=0)
+
+
+def reshaped_copies(run_dir: str | Path) -> list[Path]:
+    """Copies of a run's checkpoints that were cut for a start on another number of ranks."""
+    folder = Path(run_dir) / "checkpoints"
+    return sorted(path for path in folder.iterdir() if _RESHAPED.fullmatch(path.name)) if folder.is_dir() else []
 
 
 def clean_leftovers(run_dir: str | Path) -> list[str]:
