@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice, takewhile
 
 import numpy as np
 
 from datamodules.streams.index import ShardIndex
 from datamodules.streams.mixture import MixtureOrder
-from datamodules.streams.order import GlobalOrder
+from datamodules.streams.order import ElasticBatchSampler, GlobalOrder, SampleOrder
 
 
 def training_order(
@@ -39,3 +40,27 @@ def key_at(indices: Sequence[ShardIndex], number: int) -> str:
             return index.key(number)
         number -= len(index)
     raise IndexError(number)
+
+
+def rank_keys(
+    indices: Sequence[ShardIndex],
+    order: SampleOrder,
+    sampler: ElasticBatchSampler,
+    count: int | None = None,
+) -> Iterator[str]:
+    """Keys of the samples that a rank trains on, in order.
+
+    Args:
+        indices: Of each source's training split.
+        order: Their order.
+        sampler: The rank's positions, from its start position on.
+        count: How many; None goes on to the end of the epoch that the start position lies in.
+    """
+    positions = chain.from_iterable(sampler)
+    if count is None:
+        end = (order.epoch_of(sampler.start_position) + 1) * order.samples_per_epoch
+        # A rank's positions only grow, so its part of the epoch ends at the first one behind it.
+        chosen: Iterator[int] = takewhile(lambda position: position < end, positions)
+    else:
+        chosen = islice(positions, count)
+    return (key_at(indices, order.sample_at(position)) for position in chosen)
