@@ -11,7 +11,6 @@ from pathlib import Path
 
 from callbacks.preemption import Preemption
 from launch.options import say
-from macedance.errors import MaceDanceError
 
 #: Exit codes, as `macedance --help` lists them.
 DONE, FAILED, MISTAKE, PREEMPTED, HUNG = 0, 1, 2, 75, 76
@@ -23,11 +22,13 @@ OUTCOME_VARIABLE = "MACEDANCE_OUTCOME"
 REQUEUE_VARIABLE = "MACEDANCE_REQUEUE"
 _NO_REQUEUE = "no-requeue"
 
+#: What gloo and NCCL say when the other end is gone.
 _PEER_LOST = re.compile(
-    r"connection (was )?(closed|reset|refused) by (remote )?peer|connection reset|broken pipe|socket closed"
-    r"|remote process exited|connection closed",
+    r"connection (was )?(closed|reset|refused|aborted)|broken pipe|socket (is )?closed|timed ?out|remote process exited"
+    r"|communicator was aborted|failed to recv",
     re.IGNORECASE,
 )
+_TRANSPORTS = ("gloo", "nccl", "tcpstore")
 
 
 def job_id(environment: Mapping[str, str] = os.environ) -> str | None:
@@ -40,42 +41,36 @@ def job_id(environment: Mapping[str, str] = os.environ) -> str | None:
 def recorded(function: Callable[[], int]) -> int:
     """Run a rank's whole work and leave its exit code for the batch script; nothing more outside of `macedance submit`.
 
-    A rank that fails because another one is gone exits 76, as a hang: it says nothing against the run.
+    A rank that fails because another one is gone leaves 76: that says nothing against the run.
     """
     try:
         code = function()
-    except MaceDanceError as error:
-        _record(error.exit_code)
-        raise
     except KeyboardInterrupt:
         raise
     except SystemExit as error:
         _record(error.code if isinstance(error.code, int) else FAILED)
         raise
     except BaseException as error:
-        if not lost_peer(error):
-            _record(FAILED)
-            raise
-        say(f"macedance fit: rank {_rank()} lost its connection to another rank, which ended first: {_one_line(error)}")
-        _record(HUNG)
-        return HUNG
+        _record(HUNG if lost_peer(error) else getattr(error, "exit_code", FAILED))
+        raise
     _record(code)
     return code
 
 
 def lost_peer(error: BaseException) -> bool:
-    """Whether an error is the broken connection to another rank, and not of this one's own making."""
-    from torch.distributed import DistBackendError, DistNetworkError
+    """Whether an error comes of the broken connection to another rank, and is not of this one's own making."""
+    from torch.distributed import DistError
 
-    return any(
-        isinstance(each, (DistBackendError, DistNetworkError))
-        or (isinstance(each, (RuntimeError, OSError)) and _from_transport(str(each)))
-        for each in _causes(error)
+    return any(isinstance(each, DistError) or _from_transport(each) for each in _causes(error))
+
+
+def _from_transport(error: BaseException) -> bool:
+    message = str(error)
+    return (
+        isinstance(error, (RuntimeError, OSError))
+        and any(name in message.lower() for name in _TRANSPORTS)
+        and _PEER_LOST.search(message) is not None
     )
-
-
-def _from_transport(message: str) -> bool:
-    return bool(_PEER_LOST.search(message)) and any(name in message.lower() for name in ("gloo", "nccl", "tcpstore"))
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -84,10 +79,6 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 def _rank() -> int:
@@ -124,14 +115,13 @@ def after_preemption(preemption: Preemption, run_dir: Path) -> str:
     Returns:
         One line: what was saved and what happens next.
     """
-    saved = f"saved {preemption.saved}" if preemption.saved else "nothing new to save"
+    saved = f"saved {preemption.saved}" if preemption.saved else "nothing to save yet"
     job = job_id()
-    if not preemption.requeue_wanted:
-        forbid_requeue()
-        again = "the same command goes on from there" if job is None else f"job {job} was told to end"
-        return f"preempted: {saved}; {again}, resuming is automatic ({run_dir})"
     if job is None:
         return f"preempted: {saved}; the same command goes on from there ({run_dir})"
+    if not preemption.requeue_wanted:
+        forbid_requeue()
+        return f"preempted: {saved}; whoever ended job {job} decides whether it is queued again, and goes on from there"
     if os.environ.get(REQUEUE_VARIABLE) == "no":
         return f"preempted: {saved}; the next job of the chain goes on from there"
     told = requeue(job)

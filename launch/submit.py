@@ -132,6 +132,8 @@ def _check_values(request: JobRequest) -> None:
             raise ConfigError(f"--{name.replace('_', '-')} is {value}", expected=f"a whole number from {least}")
     if re.search(r"[%\n\"\\]", str(request.run_dir)):
         raise ConfigError("SLURM would read a sign of this path as a pattern", where=request.run_dir)
+    if request.job_name in ("bash", "interactive"):
+        raise ConfigError(f"a job named {request.job_name!r} would be taken for an interactive shell", fix="--job-name")
     limit_s = seconds_of(request.time)
     if limit_s is not None and request.signal_seconds >= limit_s:
         raise ConfigError(
@@ -172,12 +174,10 @@ def _queue(path: Path) -> str:
 
 
 def _follow(request: JobRequest, job: str, script: Path) -> str:
-    ranks = f"{request.nodes} node{'s' * (request.nodes > 1)} x {request.ranks_per_node} rank"
-    ranks += "s" * (request.ranks_per_node > 1)
     chain = f", {request.array_chain} jobs one after the other" if request.array_chain else ""
     return "\n".join(
         [
-            f"submitted job {job}: {ranks}{chain}",
+            f"submitted job {job}: {request.size}{chain}",
             f"  script  {script}",
             f"  log     tail -F {request.rank_log(job)}",
             f"  job     tail -F {request.job_log(job)}",

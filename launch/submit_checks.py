@@ -67,14 +67,13 @@ def _check_batch(request: JobRequest, config: Any, report: Report) -> None:
     if int(whole) % parts:
         nearest = max(int(whole) // parts, 1) * parts
         raise ConfigError(
-            f"the global batch of {whole} does not divide over {request.nodes} nodes x {request.ranks_per_node} ranks "
-            f"x {accumulate} accumulated batches",
+            f"the global batch of {whole} does not divide over {request.size} x {accumulate} accumulated batches",
             where="data.global_batch_size",
             expected=f"a multiple of {parts}",
             fix=f"e.g. --data.global_batch_size={nearest}",
         )
     report.figures["global_batch_size"], report.figures["micro_batch_size"] = int(whole), int(whole) // parts
-    report.notes.append(f"each of {request.ranks} ranks takes {int(whole) // parts} samples at a time")
+    report.notes.append(f"{request.size}: each rank takes {int(whole) // parts} samples at a time")
 
 
 def _check_shards(data: Any, report: Report) -> None:
@@ -137,7 +136,7 @@ def check_partition(request: JobRequest, report: Report) -> None:
     """
     rows = _sinfo()
     if rows is None:
-        report.notes.append("no SLURM on this machine: partition, nodes and time limit are not checked")
+        report.notes.append("no SLURM answers here: partition, nodes and time limit are not checked")
         return
     name = request.partition or next((row["%P"].rstrip("*") for row in rows if row["%P"].endswith("*")), None)
     if name is None:

@@ -101,6 +101,12 @@ class JobRequest:
         """Processes in all."""
         return self.nodes * self.ranks_per_node
 
+    @property
+    def size(self) -> str:
+        """In words: ``2 nodes x 8 ranks``."""
+        nodes, ranks = self.nodes, self.ranks_per_node
+        return f"{nodes} node{'s' * (nodes > 1)} x {ranks} rank{'s' * (ranks > 1)}"
+
     def fit_arguments(self) -> list[str]:
         """Arguments of `macedance fit` on every rank; what the user passed comes last and wins."""
         return [
@@ -194,7 +200,6 @@ def render(request: JobRequest) -> str:
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined, autoescape=False
     )
     environment.filters["sh"] = lambda word: shlex.quote(str(word))
-    ranks = f"{request.nodes} nodes x {request.ranks_per_node} ranks"
     srun = [
         "--kill-on-bad-exit=1",
         "--open-mode=append",
@@ -204,7 +209,7 @@ def render(request: JobRequest) -> str:
         *(shlex.quote(option) for option in request.srun),
     ]
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
-        title=f"{request.job_name}: macedance fit on {ranks}",
+        title=f"{request.job_name}: macedance fit on {request.size}",
         sbatch=_sbatch_options(request),
         srun=srun,
         fit=_lines(request.fit_arguments()),

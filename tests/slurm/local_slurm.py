@@ -202,6 +202,10 @@ class LocalSlurm:
         words = self._run("scontrol", "show", "job", job, "--oneliner").stdout.split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
+    def queue(self) -> list[str]:
+        """Numbers of the jobs that wait or run."""
+        return self._run("squeue", "--noheader", "--format=%A").stdout.split()
+
     def start_now(self, job: str) -> None:
         """Spare a requeued job its two minutes of waiting."""
         self._run("scontrol", "update", f"JobId={job}", "StartTime=now", check=False)
@@ -219,6 +223,22 @@ class LocalSlurm:
             return wait_for(ended, timeout_s, f"end of job {job}")  # type: ignore[return-value]
         except RuntimeError as error:
             raise RuntimeError(f"{error}\n{dict(self.job(job))}\n{self.logs()}") from None
+
+    def wait_idle_of(self, job: str, timeout_s: float = 60) -> None:
+        """Wait until nothing of a job, or of any job of its array, is left on a node or in the queue."""
+
+        def gone() -> bool:
+            states = self._run("squeue", "--noheader", f"--job={job}", "--format=%i %T %r", check=False).stdout
+            for number, state, reason in (line.split(maxsplit=2) for line in states.splitlines()):
+                if state == "PENDING" and reason == "BeginTime":
+                    self.start_now(number)
+            return not states.strip()
+
+        wait_for(gone, timeout_s, f"the end of all of job {job}")
+
+    def wait_requeued(self, job: str, timeout_s: float) -> None:
+        """Wait until a job that ran is back in the queue, or runs again."""
+        wait_for(lambda: int(self.job(job)["Restarts"]) > 0, timeout_s, f"requeue of job {job}\n{self.logs()}")
 
     def logs(self) -> str:
         """The last lines of the daemons' logs."""
