@@ -229,7 +229,12 @@ class CheckpointWriter:
             files=files,
             accumulate_grad_batches=int(self.trainer.accumulate_grad_batches),
             sequence=next_sequence(self.run_dir),
+            epoch=self._epoch(int(ours["position"])),
         )
+
+    def _epoch(self, position: int) -> int | None:
+        epoch_of = getattr(self.trainer.datamodule, "epoch_of", None)  # type: ignore[attr-defined]
+        return None if epoch_of is None else int(epoch_of(position))
 
     # ---------------------------------------------------------------- after
     def _finish(self, manifest: CheckpointManifest) -> None:

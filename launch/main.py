@@ -13,6 +13,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "fit": ("launch.fit", "train a model from a config"),
     "generate": ("launch.generate", "dance to a song: npz, bvh, glb and mp4 files"),
     "data": ("launch.data", "make a corpus of tar shards: `data demo` or `data bvh`"),
+    "checkpoint": ("launch.checkpoint", "export, inspect or reshape a training checkpoint"),
     "convert": ("launch.convert", "turn a released checkpoint into a model folder"),
     "submit": ("launch.submit", "train on a SLURM cluster: check the request, write its script, queue it"),
     "summary": ("launch.summary", "parameters and FLOPs of a config, without weights or data"),
@@ -32,7 +33,7 @@ exit codes: 0 done, 2 a mistake in the request, 75 preempted and saved, 76 hung,
 
 def help_text() -> str:
     """The text of ``macedance --help``."""
-    verbs = "\n".join(f"  {verb:<10}{text}" for verb, (_, text) in VERBS.items())
+    verbs = "\n".join(f"  {verb:<12}{text}" for verb, (_, text) in VERBS.items())
     return (
         f"usage: macedance VERB [options]\n\nMusic-driven dance: train, evaluate and run.\n\n{verbs}\n\n{_FIRST_STEPS}"
     )

@@ -94,12 +94,13 @@ def is_checkpoint_folder(path: str | Path) -> bool:
     )
 
 
-def read_checkpoint(path: str | Path, *, base: str | Path | None = None) -> CheckpointContent:
+def read_checkpoint(path: str | Path, *, base: str | Path | None = None, with_base: bool = True) -> CheckpointContent:
     """Read a checkpoint of any form; its optimizer state is not read.
 
     Args:
         path: The checkpoint.
         base: Where the weights are that it leaves out, instead of the place that it names.
+        with_base: Fetch them; without, the content is that of the checkpoint alone.
 
     Raises:
         CheckpointError: Missing, foreign or damaged, or the weights that it leaves out are not where it says.
@@ -110,7 +111,7 @@ def read_checkpoint(path: str | Path, *, base: str | Path | None = None) -> Chec
         raise CheckpointError("not a checkpoint of this program", where=path, expected=EXPECTED)
     if not isinstance(ours.get("config"), Mapping) or not isinstance(ours.get("normalizer"), Mapping):
         raise CheckpointError("the checkpoint lacks its configuration or its normaliser", where=path)
-    if isinstance(ours.get("base"), Mapping):
+    if with_base and isinstance(ours.get("base"), Mapping):
         left_out = BaseWeights.from_dict(ours["base"], path)
         source = Path(base if base is not None else left_out.source)
         tensors = left_out.complete(tensors, _source_weights(source, left_out.weights, path), path)

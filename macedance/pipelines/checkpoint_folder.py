@@ -77,6 +77,7 @@ class CheckpointManifest:
         sequence: Counts the checkpoints that were saved in this folder's place: the newest has the highest, also where
             a run went on from an older one.
         ended: The run ended here, its last validation included.
+        epoch: Data epochs completed, where the data module counts them.
     """
 
     step: int
@@ -92,6 +93,7 @@ class CheckpointManifest:
     accumulate_grad_batches: int = 1
     sequence: int = 0
     ended: bool = False
+    epoch: int | None = None
 
     @property
     def validation_missing(self) -> bool:
@@ -111,9 +113,13 @@ class CheckpointManifest:
     def to_text(self) -> str:
         """The one text that this manifest is written as."""
         content = {"format": FORMAT, "schema": SCHEMA, **asdict(self)}
-        content["files"] = dict(sorted(content["files"].items()))
-        content["sha256"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        return json.dumps(content, indent=1, sort_keys=True) + "\n"
+        return _guarded_text(content)
+
+
+def _guarded_text(content: Mapping[str, Any]) -> str:
+    """JSON in one way of writing, with the sha256 of the rest."""
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return json.dumps({**content, "sha256": digest}, indent=1, sort_keys=True) + "\n"
 
 
 # ---------------------------------------------------------------- reading and proving
@@ -140,11 +146,10 @@ def read_manifest(folder: str | Path) -> CheckpointManifest:
             expected=str(SCHEMA),
             fix="read it with the version of macedance that wrote it",
         )
-    manifest = _from_content(content, path)
     # Written in one way only: whatever differs by a byte was not written by us.
-    if manifest.to_text() != text:
+    if _guarded_text({key: value for key, value in content.items() if key != "sha256"}) != text:
         raise CheckpointError("the checkpoint's manifest is damaged: its own sha256 does not fit", where=path)
-    return manifest
+    return _from_content(content, path)
 
 
 _EXPECTED = "a folder step-<n>.ckpt of `macedance fit`"
@@ -153,7 +158,7 @@ _EXPECTED = "a folder step-<n>.ckpt of `macedance fit`"
 def _from_content(content: Mapping[str, Any], path: Path) -> CheckpointManifest:
     names = {f.name for f in fields(CheckpointManifest)}
     try:
-        values = {name: content[name] for name in names}
+        values = {name: value for name, value in content.items() if name in names}
         values["files"] = {
             str(name): FileEntry(int(entry["bytes"]), str(entry["sha256"])) for name, entry in content["files"].items()
         }

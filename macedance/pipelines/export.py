@@ -1,0 +1,54 @@
+"""From a training checkpoint of any strategy to one model folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from macedance.errors import CheckpointError, ConfigError
+from macedance.pipelines.checkpoint_content import Weights
+from macedance.pipelines.checkpoint_folder import MANIFEST_FILE, newest_verified
+from macedance.pipelines.folder import write_folder
+from macedance.pipelines.motion_weights import load_checkpoint
+
+
+def export_pretrained(
+    checkpoint: str | Path, out: str | Path, weights: Weights = "auto", base: str | Path | None = None
+) -> Path:
+    """Write the folder that `generate`, ``--init_from`` and `from_pretrained` read.
+
+    Args:
+        checkpoint: Of any form and strategy; adapters are folded into the weights.
+        out: The folder to write, whole or not at all; it must not exist.
+        weights: ``ema``, ``raw``, or ``auto``: what the run samples with.
+        base: Where the weights are that the checkpoint leaves out, instead of the place that it names.
+
+    Raises:
+        ConfigError: `out` exists or cannot be written.
+        CheckpointError: The checkpoint is missing, damaged or foreign, or has no average where one is asked for.
+    """
+    out = Path(out)
+    if out.exists():
+        raise ConfigError("the output folder exists", where=out, fix="name another one, or remove it")
+    model = load_checkpoint(checkpoint, weights, base=base)
+    music = model.music_normalizer
+    normalizers = {"motion": model.motion_normalizer.to_dict(), "music": None if music is None else music.to_dict()}
+    return write_folder(out, model.config.to_dict(), normalizers, model.network.state_dict())
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The checkpoint that a path names: itself, or the newest good one of a run directory.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError(
+            "there is no such checkpoint", where=path, expected="a folder step-<n>.ckpt, last.ckpt or a run directory"
+        )
+    if path.is_dir() and not (path / MANIFEST_FILE).exists() and (path / "checkpoints").is_dir():
+        newest, faults = newest_verified(path)
+        if newest is None:
+            raise CheckpointError("the run has no usable checkpoint" + "".join(f"; {f}" for f in faults), where=path)
+        return newest
+    return path.resolve() if path.is_dir() else path
