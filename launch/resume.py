@@ -232,11 +232,15 @@ def _check_identity(
             raise ConfigError(
                 f"the checkpoint was written under {manifest.strategy} and this start is under {identity.strategy}",
                 where=folder,
-                expected=f"--config strategies/{manifest.strategy}",
+                expected=_as_written(manifest.strategy),
                 fix="resume under the same strategy, or start a new run from its weights: `macedance checkpoint "
                 "export`, then --init_from",
             )
     return [f"changed: {change}" for change in (*free, *(changed if allow_changes else ()))]
+
+
+def _as_written(strategy: str) -> str:
+    return "one device and no strategy" if strategy == "single" else f"--config strategies/{strategy}"
 
 
 def _saved_config(folder: Path) -> dict[str, Any] | None:
@@ -257,7 +261,7 @@ def config_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[lis
             continue
         if not key.startswith(_FREE_KEYS):
             telling.append(f"{key}: {before} -> {after}")
-        elif key.startswith(("trainer.max_steps", "trainer.strategy", "trainer.accumulate_grad_batches")):
+        elif key in ("trainer.max_steps", "trainer.accumulate_grad_batches"):
             free.append(f"{key}: {before} -> {after}")
     computing = [_computing(config) for config in (then, now)]
     if computing[0] != computing[1]:
