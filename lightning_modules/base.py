@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lightning_modules.schedules import WarmupCosine
 from macedance import __version__
 from macedance.errors import CheckpointError
+from macedance.nn.recomputation import recompute_activations
 from macedance.nn.trainable import LoraSettings, add_lora, set_trainable
 from macedance.pipelines.motion_weights import LoadedModel, Weights
 from macedance.pipelines.weights import load_network_weights
@@ -32,6 +33,8 @@ class ExpertModule(pl.LightningModule):
         train_only: Only parameters whose names match one of these patterns train.
         freeze: Parameters whose names match one of these patterns do not train.
         lora: Train low-rank adapters instead of the weights themselves.
+        activation_checkpointing: Name patterns of the network's submodules that compute their activations again in the
+            backward pass instead of keeping them: less memory, about a third more time, the same numbers.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class ExpertModule(pl.LightningModule):
         train_only: list[str] | None = None,
         freeze: list[str] | None = None,
         lora: LoraSettings | None = None,
+        activation_checkpointing: list[str] | None = None,
     ) -> None:
         super().__init__()
         self._network_factory = network
@@ -56,6 +60,7 @@ class ExpertModule(pl.LightningModule):
         self.train_only = train_only
         self.freeze_patterns = freeze
         self.lora = lora
+        self.activation_checkpointing = activation_checkpointing
         self.network: nn.Module | None = None
         #: Global samples trained on so far; saved in every checkpoint.
         self.position = 0
@@ -88,6 +93,8 @@ class ExpertModule(pl.LightningModule):
             set_trainable(
                 network, train_only=self.train_only, freeze=self.freeze_patterns, adapted=self.lora is not None
             )
+        if self.activation_checkpointing:
+            recompute_activations(network, self.activation_checkpointing)
         self.network = network
 
     def adopt_corpus(self, data: Any) -> None:

@@ -46,6 +46,7 @@ class MotionExpertModule(ExpertModule):
         train_only: Name patterns of what trains.
         freeze: Name patterns of what does not.
         lora: Low-rank adapters.
+        activation_checkpointing: Name patterns of the submodules that compute their activations twice, to keep less.
     """
 
     def __init__(
@@ -65,8 +66,20 @@ class MotionExpertModule(ExpertModule):
         train_only: list[str] | None = None,
         freeze: list[str] | None = None,
         lora: LoraSettings | None = None,
+        activation_checkpointing: list[str] | None = None,
     ) -> None:
-        super().__init__(network, optimizer, lr_schedule, seed, init_from, init_weights, train_only, freeze, lora)
+        super().__init__(
+            network,
+            optimizer,
+            lr_schedule,
+            seed,
+            init_from,
+            init_weights,
+            train_only,
+            freeze,
+            lora,
+            activation_checkpointing,
+        )
         self.objective = objective
         self.losses = losses
         self.schedule = schedule or CosineSchedule()

@@ -170,14 +170,14 @@ def trainable_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def frozen_parameters(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Each parameter that does not train, whole, one after the other; all ranks walk it to its end."""
+    """Each parameter that does not train, whole, float32 (of what it is kept in), one after the other; all ranks walk it to its end."""
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             continue
         if not hasattr(parameter, "ds_id"):
-            yield name, parameter.detach()
+            yield name, parameter.detach().float()
             continue
         import deepspeed
 
         with deepspeed.zero.GatheredParameters([parameter]):
-            yield name, parameter.detach().clone()
+            yield name, parameter.detach().float().clone()

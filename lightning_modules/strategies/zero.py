@@ -150,8 +150,15 @@ class ZeroStrategy(DeepSpeedStrategy):
         self.set_world_ranks()
         if self.root_device.type == "cpu":
             compile_operators()
+        import deepspeed
+
+        assert self.cluster_environment is not None
+        self._set_node_environment_variables()
+        self._process_group_backend = self._get_process_group_backend()
         with quiet_deepspeed():
-            self._init_deepspeed_distributed()
+            deepspeed.init_distributed(
+                self._process_group_backend, distributed_port=self.cluster_environment.main_port, timeout=self._timeout
+            )
 
     def _engine(self, config: dict[str, Any], model: nn.Module, parameters: list[nn.Parameter], **options: Any) -> Any:
         """deepspeed.initialize; Lightning's way of naming the device fails on a CPU, which has no index."""
