@@ -108,8 +108,8 @@ class _NoChatter(logging.Filter):
     """Drops the start-up lines of the training libraries; everything else comes through."""
 
     _CHATTER = re.compile(
-        r"(\[rank: \d+\] )?(GPU available|TPU available|HPU available|IPU available|Using default|`Trainer|Trainer\.fit|"
-        r".*Tip:|Restor(ing|ed all) states|"
+        r"(\[rank: \d+\] )?(GPU available|TPU available|HPU available|IPU available|Using default|`Trainer|"
+        r"Trainer\.fit|.*Tip:|Restor(ing|ed all) states|"
         r"Running in `fast_dev_run`|LOCAL_RANK|Seed set|You are using a CUDA device|Trainer will use only 1 of|"
         r"Initializing distributed|-{20,}|distributed_backend|`weights_only` was not set|"
         r"Using (bfloat16|16bit) )"
