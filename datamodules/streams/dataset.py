@@ -69,7 +69,8 @@ class MotionSamples:
             self._held.move_to_end(number)
             return self._held[number]
         shard, offset, size = self.index.locate(number)
-        where, key = self.index.where(number), self.index.key(number)
+        key = self.index.key(number)
+        where = f"{self.index.names[shard]}:{key}"
         members = split_members(self._reader.read(shard, offset, size), where, key)
         sample = decode_sample(members, key, where, self.shards.manifest.fps)
         self._held[number] = sample

@@ -61,6 +61,19 @@ class ShardCache:
         except OSError:
             return False
 
+    def check_room(self, largest: int) -> None:
+        """Refuse a cache that a shard of `largest` bytes does not fit into.
+
+        Raises:
+            ConfigError: It does not.
+        """
+        if largest > self.limit_bytes:
+            raise ConfigError(
+                f"a shard of {largest / 1e9:.3g} GB does not fit into a cache of {self.limit_bytes / 1e9:.3g} GB",
+                where="data.cache_gb",
+                expected="room for several shards",
+            )
+
     def open(self, shard: RemoteShard) -> int:
         """A descriptor of the shard, fetched first where it is not here; closing it allows the shard to be dropped.
 
@@ -96,12 +109,7 @@ class ShardCache:
         """
         if self.holds(shard):
             return True
-        if shard.bytes > self.limit_bytes:
-            raise ConfigError(
-                f"a shard of {shard.bytes / 1e9:.2f} GB does not fit into a cache of {self.limit_bytes / 1e9:.2f} GB",
-                where="data.cache_gb",
-                expected="room for several shards",
-            )
+        self.check_room(shard.bytes)
         try:
             with exclusive(self.folder / f"fetch-{shard.sha256[:2]}.lock", wait=wait) as held:
                 if not held:

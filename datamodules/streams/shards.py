@@ -128,6 +128,7 @@ class ShardSet:
         if isinstance(folder, Path):
             found = [_local_fault(entry, folder / entry.file, verify) for entry in entries]
         else:
+            folder.cache.check_room(max((entry.bytes for entry in entries), default=0))
             with ThreadPoolExecutor(_THREADS) as pool:
                 found = list(pool.map(folder.fault, entries))
         return {entry.file: fault for entry, fault in zip(entries, found, strict=True) if fault is not None}

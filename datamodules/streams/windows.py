@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.streams.dataset import Samples
 from datamodules.streams.order import SampleOrder, crop_start
 from datamodules.streams.quarantine import Quarantined, substitute
-from datamodules.streams.samples import MotionSample, genre_label
+from datamodules.streams.samples import UNKNOWN_GENRE, MotionSample, genre_label
 from macedance.errors import DataError, MaceDanceError
 
 
@@ -133,6 +133,7 @@ class TrainingWindows(_Windows):
         self.samples, self.order = samples, order
         self.window_frames, self.genres = window_frames, tuple(genres)
         self.substitute_faulty = substitute_faulty
+        self._labels = {name: label for label, name in enumerate(self.genres)}
         self._announced = -1
 
     def __getitem__(self, position: int) -> Row:
@@ -151,7 +152,9 @@ class TrainingWindows(_Windows):
         """The window at a position, cut from sample `number`."""
         sample = self.samples[number]
         start = crop_start(self.order.seed, position, sample.motion.num_frames - self.window_frames + 1)
-        genre = genre_label(sample.motion.genre, self.genres, self.samples.where(number))
+        genre = self._labels.get(sample.motion.genre or UNKNOWN_GENRE)
+        if genre is None:
+            genre = genre_label(sample.motion.genre, self.genres, self.samples.where(number))
         return cut_window(sample, start, self.window_frames, genre, position)
 
     def _announce(self, position: int) -> None:
