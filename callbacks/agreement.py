@@ -23,13 +23,16 @@ def gather(value: Any) -> list[Any]:
     return values
 
 
-def agreed(what: str, function: Callable[[], Result], *, where: Path) -> Result:
+def agreed(
+    what: str, function: Callable[[], Result], *, where: Path, failed: str = "the checkpoint cannot be saved"
+) -> Result:
     """Call a function on every rank; where it fails on any, all fail, with the first one's reason.
 
     Args:
         what: What it does, for the message: ``writing state.ckpt``.
         function: Itself no collective, or one whose collectives cannot be left early.
         where: The checkpoint.
+        failed: What is so where it fails.
 
     Raises:
         CheckpointError: It failed, and on which rank.
@@ -48,7 +51,8 @@ def agreed(what: str, function: Callable[[], Result], *, where: Path) -> Result:
     if failing:
         reason, fix = faults[failing[0]]
         on_rank = f" (rank {failing[0]} of {len(faults)})" if len(faults) > 1 else ""
-        raise CheckpointError(f"the checkpoint cannot be saved: {reason}{on_rank}", where=where, fix=fix) from cause
+        shared = CheckpointError(f"{failed}: {reason}{on_rank}", where=where, fix=fix)
+        raise shared.everywhere() from cause
     return result  # type: ignore[return-value]
 
 

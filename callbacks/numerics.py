@@ -312,7 +312,7 @@ class NonFinite(pl.Callback):
                 where=f"step {faults[0].step}",
                 fix=f"look at the samples of {path}; lower the learning rate, set trainer.gradient_clip_val, or take "
                 "the samples out of the corpus",
-            )
+            ).everywhere()
         rank_zero_info(f"step {faults[0].step} is skipped: {told} ({budget.describe()}; all in {path})")
         drop_gradients(trainer, pl_module)
         if not isinstance(trainer.strategy, ZeroStrategy):

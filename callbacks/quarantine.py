@@ -85,7 +85,7 @@ class Quarantine(pl.Callback):
                 where=path,
                 expected=f"at most {budget}, which is data.max_quarantined",
                 fix="mend the shards that the file lists, or raise data.max_quarantined",
-            )
+            ).everywhere()
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""

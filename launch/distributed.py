@@ -11,28 +11,9 @@ import pytorch_lightning as pl
 import torch
 
 from macedance import errors
-from macedance.errors import ConfigError, MaceDanceError
+from macedance.errors import MaceDanceError
 
 Result = TypeVar("Result")
-
-#: What a scheduler or launcher calls the rank of a process.
-_RANK_VARIABLES = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
-
-
-class SharedError(MaceDanceError):
-    """The error of another rank: raised on every rank, said by the first one only."""
-
-    def __init__(self, exit_code: int, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.exit_code = exit_code
-
-
-def environment_rank() -> int:
-    """Rank of this process as its launcher says; 0 without one."""
-    for name in _RANK_VARIABLES:
-        if os.environ.get(name, "").isdigit():
-            return int(os.environ[name])
-    return 0
 
 
 def launched_by_lightning() -> bool:
@@ -125,7 +106,6 @@ def _to_dict(error: MaceDanceError) -> dict[str, Any]:
     where = None if error.where is None else str(error.where)
     return {
         "kind": type(error).__name__,
-        "exit_code": error.exit_code,
         "what": error.what,
         "where": where,
         "expected": error.expected,
@@ -135,11 +115,9 @@ def _to_dict(error: MaceDanceError) -> dict[str, Any]:
 
 
 def _from_dict(fault: dict[str, Any], rank: str | None) -> MaceDanceError:
-    """The error as it was on its rank; the others hold it as a SharedError, which is said once."""
+    """The error as it was on its rank."""
     what = fault["what"] if rank is None else f"{rank}: {fault['what']}"
-    told = {name: fault[name] for name in ("where", "expected", "fix")}
-    if not is_first_rank():
-        return SharedError(fault["exit_code"], what, **told)
     kind = getattr(errors, fault["kind"], MaceDanceError)
-    error = kind(what, **told) if issubclass(kind, MaceDanceError) else ConfigError(what, **told)
-    return error
+    error = kind(what, where=fault["where"], expected=fault["expected"], fix=fault["fix"])
+    assert isinstance(error, MaceDanceError)
+    return error.everywhere()

@@ -77,7 +77,11 @@ def _run(verb: str, arguments: list[str]) -> int:
     try:
         return int(importlib.import_module(VERBS[verb][0]).main(arguments) or 0)
     except MaceDanceError as error:
-        print(f"macedance {verb}: error: {error}", file=sys.stderr)
+        rank = _rank()
+        if rank == 0:
+            print(f"macedance {verb}: error: {error}", file=sys.stderr)
+        elif not error.on_every_rank:
+            print(f"macedance {verb}: error on rank {rank}: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print(f"macedance {verb}: interrupted", file=sys.stderr)
@@ -86,6 +90,12 @@ def _run(verb: str, arguments: list[str]) -> int:
         # The reader of our output went away, as `head` does; stdout must not be flushed again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _rank() -> int:
+    """Rank of this process as its launcher says; 0 without one."""
+    told = (os.environ.get(name, "") for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
+    return next((int(rank) for rank in told if rank.isdigit()), 0)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -28,12 +29,13 @@ from callbacks.speed import ResumeThroughput, Throughput, TrainingProgress
 from callbacks.watchdog import Watchdog
 from launch.config_files import config_paths, explain, own_error, resolve_arguments
 from launch.distributed import decided_by_first_rank, is_first_rank, join_ranks, together
+from launch.failures import explain_failure, is_interrupt
 from launch.options import check_writable, positive_int, quiet_libraries, say, writable_folder
 from launch.resume import MODES, RunIdentity, Start, choose_start, normalizer_sha256
 from launch.run_lock import RunLock
 from lightning_modules.base import ExpertModule
 from lightning_modules.strategies import strategy_kind
-from macedance.errors import ConfigError
+from macedance.errors import ConfigError, MaceDanceError
 from macedance.motion.atomic import write_atomically
 
 #: What no config may leave to Lightning's own defaults, and why.
@@ -209,21 +211,14 @@ def prepare_run(arguments: Sequence[str]) -> Run:
         DataError: A corpus that is missing or damaged.
         CheckpointError: Weights to start from that are missing or of another network; no checkpoint where one must be.
     """
-    arguments = resolve_arguments(arguments)
     with quiet_libraries(), ExitStack() as given_up:
-        cli = build_cli(arguments)
+        cli = _parsed(arguments)
         directory = Path(cli.config.run_dir)
         model, data, trainer = cli.model, cli.datamodule, cli.trainer
         assert isinstance(model, ExpertModule)
         assert data is not None
         run = Run(cli, directory, trainer, model, data)
         is_trial = bool(cli.config.trainer.fast_dev_run)
-        if cli.config.resume not in MODES and not Path(cli.config.resume).exists():
-            raise ConfigError(
-                f"resume is {cli.config.resume!r}",
-                where="--resume",
-                expected="auto, never, must, or the path of a checkpoint",
-            )
         if not is_trial:
             run.preemption.install()  # a signal during the set-up stops the run before its first step
             given_up.callback(run.preemption.restore)
@@ -246,6 +241,23 @@ def prepare_run(arguments: Sequence[str]) -> Run:
                 _write_config(run)
         given_up.pop_all()
     return run
+
+
+def _parsed(arguments: Sequence[str]) -> TrainingCLI:
+    """The parsed request; a mistake in it is said by the first rank of each machine, which have the same files."""
+    try:
+        cli = build_cli(resolve_arguments(arguments))
+        if cli.config.resume not in MODES and not Path(cli.config.resume).exists():
+            raise ConfigError(
+                f"resume is {cli.config.resume!r}",
+                where="--resume",
+                expected="auto, never, must, or the path of a checkpoint",
+            )
+        return cli
+    except MaceDanceError as error:
+        if int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0) > 0:
+            error.everywhere()
+        raise
 
 
 def _open(run: Run, *, check_directory: bool) -> None:
@@ -375,13 +387,25 @@ def train(arguments: Sequence[str]) -> Run:
 
 
 def fit(run: Run) -> None:
-    """Train a prepared run with the threads that its config asks for."""
+    """Train a prepared run with the threads that its config asks for.
+
+    Raises:
+        MaceDanceError: What broke it off, where a user can do something about it.
+        KeyboardInterrupt: Ctrl-C.
+    """
     threads, wanted = torch.get_num_threads(), run.cli.config.num_threads
     positive_int("num_threads", wanted)
     torch.set_num_threads(wanted or threads)
     try:
         with quiet_libraries():
             run.trainer.fit(run.model, datamodule=run.data, ckpt_path=_checkpoint_path(run.start), weights_only=True)
+    except BaseException as error:
+        if is_interrupt(error):
+            raise KeyboardInterrupt from error
+        explained = explain_failure(error, run)
+        if explained is None:
+            raise
+        raise explained from error
     finally:
         torch.set_num_threads(threads)
         if run.lock is not None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class MaceDanceError(Exception):
@@ -18,6 +22,8 @@ class MaceDanceError(Exception):
     """
 
     exit_code = 1
+    #: Raised on every rank of a run alike: the first one says it.
+    on_every_rank = False
 
     def __init__(
         self, what: str, *, where: str | Path | None = None, expected: str | None = None, fix: str | None = None
@@ -31,6 +37,11 @@ class MaceDanceError(Exception):
         if fix is not None:
             parts.append(f"fix: {fix}")
         super().__init__(" ".join("; ".join(parts).split()))
+
+    def everywhere(self) -> Self:
+        """The same error, marked as raised on every rank."""
+        self.on_every_rank = True
+        return self
 
 
 class ConfigError(MaceDanceError):
