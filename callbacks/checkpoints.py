@@ -144,8 +144,8 @@ class Checkpoints(pl.Callback):
             self._base = BaseWeights.of(
                 pl_module.network, pl_module.init_from, str(pl_module.init_weights), pl_module.lora is not None
             )
-            if self._base is not None:
-                # They are not in the checkpoint: `init_from` has put them into the network already.
+            if self._base is not None or not isinstance(trainer.strategy, ZeroStrategy):
+                # What is left out `init_from` has put into the network already; the names are compared below.
                 pl_module.strict_loading = False
 
     def on_load_checkpoint(
@@ -157,7 +157,12 @@ class Checkpoints(pl.Callback):
             CheckpointError: It was trained on other base weights, or it lacks weights that nothing else brings.
         """
         folder = resumed_folder(trainer)
-        agreed("checking the base weights", lambda: self._check_base(pl_module, checkpoint), where=folder or Path())
+        agreed(
+            "comparing the weights",
+            lambda: self._check_base(pl_module, checkpoint),
+            where=folder or Path(),
+            failed="the checkpoint cannot be resumed",
+        )
         manifest = read_manifest(folder) if folder is not None else None
         if manifest is not None and 0 < trainer.max_steps <= manifest.step and manifest.validation_missing:
             # Nothing is left to train, and Lightning would leave at once: one validation is left to run.
@@ -167,20 +172,21 @@ class Checkpoints(pl.Callback):
     def _check_base(self, pl_module: pl.LightningModule, checkpoint: Mapping[str, Any]) -> None:
         theirs = (checkpoint.get("macedance") or {}).get("base")
         mine = None if self._base is None else self._base.to_dict()
-        if mine is None and theirs is None:
-            return
-        if mine is None or theirs is None or mine["sha256"] != theirs["sha256"]:
+        if (None if mine is None else mine["sha256"]) != (None if theirs is None else theirs["sha256"]):
             was = "whole" if theirs is None else f"trained on {theirs['source']}"
             raise CheckpointError(
                 f"the frozen weights are other than those of the checkpoint, which is {was}",
                 fix="give the --init_from, --model.train_only, --model.freeze and --model.lora of the first start",
             )
-        if "state_dict" in checkpoint:
-            assert self._base is not None
-            expected = pl_module.state_dict().keys() - self._base.names_in(pl_module)
-            missing = sorted(expected - checkpoint["state_dict"].keys())
-            if missing:
-                raise CheckpointError(f"the checkpoint lacks {len(missing)} weights, the first is {missing[0]}")
+        if "state_dict" not in checkpoint:  # DeepSpeed has compared them
+            return
+        left_out = frozenset() if self._base is None else self._base.names_in(pl_module)
+        differing = sorted((pl_module.state_dict().keys() - left_out) ^ checkpoint["state_dict"].keys())
+        if differing:
+            raise CheckpointError(
+                f"the checkpoint is of another network: {len(differing)} names differ, the first is {differing[0]}",
+                fix="resume with the config of the first start",
+            )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take up what every rank kept for itself; then validate, where the checkpoint had that still to come."""
