@@ -90,7 +90,8 @@ class Watchdog(pl.Callback):
         self._rank = self._step = 0
         self._keys: list[str] = []
         self._ordinary = "start"
-        self._first_rank_may_dance = self._has_waiting_parent = False
+        self._first_rank_may_dance = False
+        self._parent = 0  # the process to let end first, if any
 
     # ---------------------------------------------------------------- signs of life
     def beat(self, phase: str | None = None) -> None:
@@ -117,7 +118,7 @@ class Watchdog(pl.Callback):
         if stage == "fit":
             self._root, self._rank = Path(trainer.default_root_dir), trainer.global_rank
             environment = getattr(trainer.strategy, "cluster_environment", None)
-            self._has_waiting_parent = isinstance(environment, LightningEnvironment) and trainer.local_rank > 0
+            self._parent = os.getppid() if isinstance(environment, LightningEnvironment) and trainer.local_rank else 0
             self.start()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -250,8 +251,8 @@ class Watchdog(pl.Callback):
         return str(path)
 
     def _let_parent_end(self) -> None:
-        parent, waited_s = os.getppid(), 0.0
-        while self._has_waiting_parent and os.getppid() == parent and waited_s < self.grace_s:
+        waited_s = 0.0
+        while self._parent and os.getppid() == self._parent and waited_s < self.grace_s:
             time.sleep(0.1)
             waited_s += 0.1
 
