@@ -9,6 +9,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from datamodules.streams.dataset import MotionSamples, Samples, UnitedSamples
 from datamodules.streams.manifest import MANIFEST_NAME
+from datamodules.streams.remote import RemoteFolder
 from datamodules.streams.shard_cache import ShardCache
 from datamodules.streams.shards import ShardSet, open_shards
 from datamodules.streams.transport import is_url
@@ -92,8 +93,8 @@ class CorpusSources:
             whole = (Path(path).expanduser() / MANIFEST_NAME).is_file()
             return self._opened(path, "val" if whole else None)
         shards = self._opened(path)
-        named = path.split("?")[0].rstrip("/").endswith(f"/{shards.split}") and shards.split != "train"
-        return shards if named else self._opened(path, "val")
+        names_split = isinstance(shards.folder, RemoteFolder) and shards.folder.url != path
+        return shards if names_split else self._opened(path, "val")
 
     def music_file(self, song: str) -> Path | None:
         """The song's file in the corpora; None where none brings it, or where several bring one of that name."""

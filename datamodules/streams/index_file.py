@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,10 @@ from macedance.motion.atomic import write_atomically
 
 INDEX_NAME = ".index.npz"
 _VERSION = 2
+_UNUSABLE = (
+    OSError, ValueError, KeyError, IndexError, EOFError, TypeError, SyntaxError, MemoryError, OverflowError,
+    tokenize.TokenError, NotImplementedError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 _KEY_CHARACTERS = np.zeros(256, dtype=bool)
 _KEY_CHARACTERS[list(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")] = True
 
@@ -69,7 +75,7 @@ def parse_index(source: Path | io.BytesIO) -> Known:
             table = zip(data["names"], data["shard_sizes"], data["mtimes_ns"], data["sha256"], strict=True)
             shards = [Identity(str(name), int(size), int(mtime), str(sha)) for name, size, mtime, sha in table]
         return _cut(columns, shards)
-    except (OSError, ValueError, KeyError, IndexError, EOFError, TypeError, zipfile.BadZipFile):
+    except _UNUSABLE:
         return {}
 
 

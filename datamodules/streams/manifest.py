@@ -22,6 +22,7 @@ MANIFEST_NAME = "manifest.json"
 SPLITS = ("train", "val", "test")
 MAKE_ONE = "write the corpus with `macedance data demo --out DIR` or `macedance data bvh --bvh DIR --out DIR`"
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _SHARD_FILE = re.compile(r"[A-Za-z0-9_-]+/[A-Za-z0-9_-]+\.tar")
 
 
@@ -225,6 +226,8 @@ def _parse(data: dict[str, Any], sha256: str) -> Manifest:
         for shard in shards:
             if not _SHARD_FILE.fullmatch(shard.file):
                 raise DataError(f"shard name {shard.file!r} leaves the corpus folder", expected="SPLIT/NAME.tar")
+            if not _SHA256.fullmatch(shard.sha256):  # it names a file of the cache
+                raise DataError(f"sha256 of {shard.file} is {shard.sha256[:80]!r}", expected="64 hex digits")
         if sum(shard.samples for shard in shards) != int(split["samples"]):
             raise DataError(f"samples of the shards of split {name!r} do not add up to {split['samples']}")
         splits[name] = SplitInfo(int(split["samples"]), int(split["frames"]), tuple(map(str, split["songs"])), shards)

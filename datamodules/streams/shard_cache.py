@@ -7,6 +7,7 @@ lock on the file that they read; what is locked is never dropped.
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import logging
 import os
@@ -162,9 +163,7 @@ class ShardCache:
                 path.unlink(missing_ok=True)
                 excess -= size
         if excess > 0:
-            _LOG.warning(
-                "the shards being read are %.2f GB more than data.cache_gb allows in %s", excess / 1e9, self.folder
-            )
+            _say_too_small(self.folder, self.limit_bytes)
 
     def _unusable(self, error: OSError) -> DataError:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -173,6 +172,12 @@ class ShardCache:
             where=self.folder,
             fix="free space or lower data.cache_gb" if full else "set data.cache_dir to a folder you may write",
         )
+
+
+@functools.cache
+def _say_too_small(folder: Path, limit_bytes: int) -> None:
+    """Once for each process and cache."""
+    _LOG.warning("the shards being read are more than data.cache_gb allows (%.3g GB in %s)", limit_bytes / 1e9, folder)
 
 
 @dataclass(frozen=True)

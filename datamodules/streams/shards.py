@@ -23,7 +23,7 @@ from datamodules.streams.manifest import (
 from datamodules.streams.remote import RemoteFolder
 from datamodules.streams.scan import scan_shard
 from datamodules.streams.shard_cache import CachedShard, ShardCache
-from datamodules.streams.transport import MissingFile, is_url, parent_url
+from datamodules.streams.transport import MissingFile, RefusedFile, is_url, parent_url, shown
 from macedance.errors import DataError
 from macedance.music.cache import cache_root
 
@@ -230,11 +230,13 @@ def _open_remote(url: str, split: str | None, cache: ShardCache) -> ShardSet:
     folder = RemoteFolder(url, cache)
     try:
         raw = folder.read(MANIFEST_NAME)
-    except MissingFile as missing:
+    except (MissingFile, RefusedFile) as absent:
         above, name = parent_url(url)
         folder, split = RemoteFolder(above, cache), split or name
         try:
             raw = folder.read(MANIFEST_NAME)
         except DataError:
-            raise no_manifest(str(RemoteFolder(url, cache))) from missing
+            if isinstance(absent, RefusedFile):
+                raise absent from None
+            raise no_manifest(shown(url)) from absent
     return ShardSet(folder, split or "train", parse_manifest(raw, f"{folder}/{MANIFEST_NAME}"))

@@ -62,6 +62,10 @@ def shown(url: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
 
 
+class RefusedFile(DataError):
+    """The server does not let us read the file; some say so of files that they do not have."""
+
+
 @dataclass(frozen=True)
 class Patience:
     """How long a remote read is tried.
@@ -259,7 +263,8 @@ def _status_error(url: str, error: urllib.error.HTTPError) -> Exception:
         return PassingFault(f"the server answers {error.code}")
     if error.code in (404, 410):
         return MissingFile("no such file on the server", where=shown(url))
-    return DataError(
+    kind = RefusedFile if error.code in (401, 403) else DataError
+    return kind(
         f"the server answers {error.code} {error.reason}",
         where=shown(url),
         expected="a file that may be read",
@@ -311,7 +316,7 @@ class FsspecTransport:
         except FileNotFoundError as error:
             raise MissingFile("no such file in the store", where=shown(url)) from error
         except PermissionError as error:
-            raise DataError(f"may not be read ({error})", where=shown(url), fix="check the credentials") from error
+            raise RefusedFile(f"may not be read ({error})", where=shown(url), fix="check the credentials") from error
         except Exception as error:
             # Every store raises errors of its own library; none of them is worth less than another try.
             raise PassingFault(f"{type(error).__name__} {error}".strip()) from error

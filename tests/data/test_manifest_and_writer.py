@@ -139,6 +139,7 @@ def test_missing_folder_is_refused(tmp_path: Path) -> None:
         (lambda data: data.pop("normalizer"), "lacks a field"),
         (lambda data: data["normalizer"].update(music={}), "not a normaliser"),
         (lambda data: data["splits"]["train"]["shards"][0].update(file="../../etc/x.tar"), "leaves the corpus"),
+        (lambda data: data["splits"]["train"]["shards"][0].update(sha256="../../x"), "sha256 of train/000000.tar"),
         (lambda data: data["splits"]["train"].update(samples=99), "do not add up"),
         (lambda data: data.update(fps=0), "fps is 0"),
         (lambda data: data.update(splits=[]), "lacks a field"),

@@ -75,7 +75,7 @@ FAULTS: dict[str, tuple[dict[str, bytes | None], str]] = {
 }
 
 
-def module(folder: Path, recorded: bool = True, **options: Any) -> MotionDataModule:
+def module(folder: Path | str, recorded: bool = True, **options: Any) -> MotionDataModule:
     data = MotionDataModule(str(folder), **{"global_batch_size": 4, "window_frames": 20, "cache_mb": 0, **options})
     callbacks = [Quarantine()] if recorded else []
     data.trainer = SimpleNamespace(  # type: ignore[assignment]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -13,11 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from faulty_server import Behaviour, serving
+from test_quarantine import module as recording
 
 from datamodules.motion import MotionDataModule
 from datamodules.streams import remote as remote_module
 from datamodules.streams.dataset import MotionSamples
 from datamodules.streams.index_file import INDEX_NAME
+from datamodules.streams.mixture import MixtureSource
 from datamodules.streams.reader import Prefetcher
 from datamodules.streams.shard_cache import RemoteShard, ShardCache
 from datamodules.streams.shards import open_shards
@@ -26,6 +29,7 @@ from datamodules.streams.transport import (
     HttpTransport,
     MissingFile,
     Patience,
+    RefusedFile,
     join_url,
     parent_url,
     retrying,
@@ -101,7 +105,7 @@ def test_training_on_a_server_is_training_on_the_folder(
 
 
 def test_validation_on_a_server(server: tuple[str, Behaviour, Path], corpus: Path, tmp_path: Path) -> None:
-    for val, count in ((server[0], 5), (f"{server[0]}/test", 3)):
+    for val, count in ((server[0], 5), (f"{server[0]}/test", 3), (f"{server[0]}/train", 23)):
         data = MotionDataModule(str(corpus), val_shards=val, cache_dir=str(tmp_path / "kept"))
         assert len(data.clips("val")) == count
 
@@ -173,6 +177,51 @@ def test_a_server_without_head_says_its_sizes(server: tuple[str, Behaviour, Path
 def test_nobody_there(cache: ShardCache) -> None:
     with pytest.raises(DataError, match="after 3 tries"):
         open_shards("http://127.0.0.1:1/corpus", cache=cache)
+
+
+def test_a_store_that_forbids_what_it_does_not_have(
+    server: tuple[str, Behaviour, Path], cache: ShardCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = HttpTransport.read
+
+    def forbidding(self: HttpTransport, url: str, start: int, stop: int | None) -> bytes:
+        try:
+            return real(self, url, start, stop)
+        except MissingFile as error:
+            raise RefusedFile("the server answers 403 Forbidden", where=url) from error
+
+    monkeypatch.setattr(HttpTransport, "read", forbidding)
+    assert open_shards(f"{server[0]}/val", cache=cache).split == "val"
+    with pytest.raises(DataError, match="403"):
+        open_shards(f"{server[0]}/no/where", cache=cache)
+
+
+def test_a_shard_that_a_server_loses_mid_run(server: tuple[str, Behaviour, Path], tmp_path: Path) -> None:
+    """Its samples are replaced and recorded, the epoch keeps its length."""
+    url, behaviour, folder = server
+    open_shards(folder).index()  # published: nothing is fetched before it is needed
+    data = recording(url, num_workers=2, cache_dir=str(tmp_path / "kept"), fetch_tries=2, fetch_timeout_s=0.3)
+    assert data.samples_per_epoch == 20
+    behaviour.always[SHARD] = "drop"
+    behaviour.ranges = False
+    batches = list(islice(iter(data.train_dataloader()), 10))
+    assert [p for batch in batches for p in batch["position"].tolist()] == list(range(40))
+    events = [event for batch in batches for event in batch["quarantined"]]
+    lost = {f"{url}/train/{SHARD}:train-{number:03d}" for number in range(4, 8)}
+    assert {event["sample"] for event in events} == lost
+    assert all("cannot be fetched" in event["reason"] for event in events)
+
+
+def test_rows_are_the_same_in_a_spawned_worker(server: tuple[str, Behaviour, Path], tmp_path: Path) -> None:
+    """Which gets everything by pickle."""
+    sources = [MixtureSource(server[0], 1), MixtureSource(str(server[2]), 2)]
+    data = MotionDataModule(mixture=sources, global_batch_size=4, window_frames=20, cache_dir=str(tmp_path / "kept"))
+    windows = data.train_dataloader().dataset
+    copy = pickle.loads(pickle.dumps(windows))
+    for position in range(0, 40, 3):
+        one, other = windows[position], copy[position]
+        assert one["key"] == other["key"]
+        np.testing.assert_array_equal(one["poses"], other["poses"])
 
 
 def test_no_corpus_there(server: tuple[str, Behaviour, Path], cache: ShardCache) -> None:
