@@ -77,7 +77,7 @@ def _check_batch(request: JobRequest, config: Any, report: Report) -> None:
 
 
 def _check_shards(data: Any, report: Report) -> None:
-    if getattr(data, "shards", None) is None:
+    if getattr(data, "shards", None) is None and not getattr(data, "mixture", None):
         report.notes.append("data.shards is not given: every node makes the built-in corpus in its cache")
         return
     data.setup("fit")
