@@ -276,7 +276,7 @@ def _flat_size(layout: _Layout) -> int:
 
 def _recut(parts: Sequence[Tensor], old: _Layout, new: _Layout, rank: int, size: int) -> Tensor:
     """A rank's new flat tensor, filled from the old ones; padding is zero."""
-    flat = torch.zeros(size, dtype=parts[0].dtype)
+    flat = parts[0].new_zeros(size)
     for name, pieces in new.items():
         for piece in pieces:
             if piece.rank == rank:
