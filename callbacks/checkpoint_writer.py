@@ -139,7 +139,7 @@ class CheckpointWriter:
 
     def _dump(self) -> dict[str, Any]:
         """Lightning's checkpoint, as of the end of the last batch, without weights that come from elsewhere."""
-        checkpoint: dict[str, Any] = self.trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        checkpoint: dict[str, Any] = self.trainer._checkpoint_connector.dump_checkpoint()
         as_of_batch_end(checkpoint["loops"]["fit_loop"])
         if self.base is not None:
             checkpoint["macedance"]["base"] = dict(self.base)
