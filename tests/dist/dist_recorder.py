@@ -36,9 +36,13 @@ def digest(tensors: Any) -> str:
     return total.hexdigest()[:24]
 
 
-def weights_of(module: pl.LightningModule) -> list[tuple[str, Tensor]]:
-    """This rank's share of the parameters: all of them, or its partition under ZeRO-3."""
-    return [(name, getattr(p, "ds_tensor", p)) for name, p in module.named_parameters()]
+def weights_of(trainer: pl.Trainer, module: pl.LightningModule) -> list[tuple[str, Tensor]]:
+    """This rank's share of the parameters: all of them, or its part of the master weights under ZeRO."""
+    from lightning_modules.strategies import ZeroStrategy
+
+    if isinstance(trainer.strategy, ZeroStrategy):
+        return [(name, part.tensor) for name, part in trainer.strategy.local_fragments(module).items()]
+    return list(module.named_parameters())
 
 
 def average_of(trainer: pl.Trainer) -> list[tuple[str, Tensor]]:
@@ -166,7 +170,7 @@ class Recorder(pl.Callback):
             "generator": hashlib.sha256(torch.get_rng_state().numpy().tobytes()).hexdigest()[:16],
         }
         if trainer.global_step != self._last_step:
-            line |= {"weights": digest(weights_of(pl_module)), "ema": digest(average_of(trainer))}
+            line |= {"weights": digest(weights_of(trainer, pl_module)), "ema": digest(average_of(trainer))}
         self._last_step = trainer.global_step
         self._micro += 1
         self._write(line)

@@ -231,9 +231,11 @@ def checkpoint_content(folder: Path) -> dict[str, Any]:
     }
 
 
-def _of_time(path: str) -> bool:
-    """Whether a leaf tells how long something took, as the length of a table of times does: no part of the result."""
-    return any(word in path for word in ("Timer", "time_elapsed", "MetricsCsv", "provenance"))
+def _no_result(path: str) -> bool:
+    """Whether a leaf is no part of the result: how long something took, as the length of a table of times is, or
+    ZeRO-3's flat weights, whose padding DeepSpeed leaves as it found the memory; the safetensors hold them without.
+    """
+    return any(word in path for word in ("Timer", "time_elapsed", "MetricsCsv", "provenance", "fp32_flat_groups/"))
 
 
 def same(a: Any, b: Any) -> bool:

@@ -115,8 +115,13 @@ class Launch:
         return (self.logs / f"rank-{rank}.err").read_text(encoding="utf-8", errors="replace")
 
     def said(self) -> str:
-        """The end of what every rank wrote to stderr."""
-        return "\n".join(f"--- rank {rank}\n{self.stderr(rank)[-3000:]}" for rank in range(len(self.pids)))
+        """The end of what every rank wrote to stderr, or what it wrote when it crashed."""
+        parts = []
+        for rank in range(len(self.pids)):
+            text = self.stderr(rank)
+            crash = text.find("Fatal Python error")
+            parts.append(f"--- rank {rank}\n{text[crash : crash + 6000] if crash >= 0 else text[-3000:]}")
+        return "\n".join(parts)
 
 
 class Zygote:
