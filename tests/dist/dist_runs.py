@@ -227,7 +227,7 @@ def checkpoint_content(folder: Path) -> dict[str, Any]:
             # The tests' own file of this very session; DeepSpeed's classes are in it.
             content |= tensors_in(torch.load(file, weights_only=False), name)
     return {
-        k: v for k, v in content.items() if isinstance(v, torch.Tensor | int | float | str | bool) and not _of_time(k)
+        k: v for k, v in content.items() if isinstance(v, torch.Tensor | int | float | str | bool) and not _no_result(k)
     }
 
 
