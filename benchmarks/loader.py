@@ -111,9 +111,7 @@ def webdataset_batches(corpus: Path, workers: int, own_decoder: bool) -> Batches
         motion = Motion.__new__(Motion)
         for name, value in (("poses", members["poses.npy"]), ("trans", members["trans.npy"])):
             object.__setattr__(motion, name, value)
-        return cut_window(
-            MotionSample(members["__key__"], motion, members["music.npy"], ClipMeta("")), 0, WINDOW, 0, 0
-        )
+        return cut_window(MotionSample(members["__key__"], motion, members["music.npy"], ClipMeta("")), 0, WINDOW, 0, 0)
 
     def batches() -> Iterator[Any]:
         data = wds.WebDataset(files, shardshuffle=False, empty_check=False)
