@@ -15,7 +15,7 @@ from macedance.errors import ConfigError
 
 if TYPE_CHECKING:
     from datamodules.motion import MotionDataModule
-    from launch.training import Run
+    from launch.run import Run
     from macedance.pipelines.music_to_motion import MusicToMotion
 
 #: What `macedance demo` makes in its folder, and replaces when it is run again.

@@ -17,7 +17,7 @@ from lightning_modules.strategies import strategy_kind
 from macedance.errors import MaceDanceError
 
 if TYPE_CHECKING:
-    from launch.training import Run
+    from launch.run import Run
 
 _OUT_OF_MEMORY = re.compile(
     r"DefaultCPUAllocator: (can't allocate|not enough) memory|CUDA (error: )?out of memory|CUBLAS_STATUS_ALLOC_FAILED|"

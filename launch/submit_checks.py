@@ -52,7 +52,7 @@ def check_request(request: JobRequest) -> Report:
 def _parsed(request: JobRequest) -> Any:
     """The config as `fit` parses it, for one rank on this machine: a login node has no GPUs."""
     from launch.config_files import resolve_arguments
-    from launch.training import ParsingCLI, build_cli
+    from launch.training_cli import ParsingCLI, build_cli
 
     here = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.num_nodes=1"]
     return build_cli(resolve_arguments([*request.fit_arguments(), *here]), kind=ParsingCLI)

@@ -18,7 +18,7 @@ def summarise(arguments: Sequence[str]) -> dict[str, Any]:
 
     from launch.config_files import resolve_arguments
     from launch.options import quiet_libraries
-    from launch.training import ParsingCLI, build_cli
+    from launch.training_cli import ParsingCLI, build_cli
     from lightning_modules.base import ExpertModule
     from macedance.models.flops import forward_flops
 

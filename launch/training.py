@@ -1,199 +1,39 @@
-"""Training through LightningCLI: parse, build, and run in a directory of its own."""
+"""A training run in a directory of its own: from its arguments to its end."""
 
 from __future__ import annotations
 
-import argparse
 import atexit
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 import yaml
-from jsonargparse import ArgumentError
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
-from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
 from callbacks.checkpoints import Checkpoints
 from callbacks.loss_report import LossReport
 from callbacks.numerics import NonFinite
-from callbacks.preemption import Preemption
 from callbacks.quarantine import Quarantine
 from callbacks.run_files import MetricsCsv, Provenance
 from callbacks.speed import ResumeThroughput, Throughput, TrainingProgress
 from callbacks.watchdog import Watchdog
-from launch.config_files import config_paths, explain, own_error, resolve_arguments
+from launch.config_files import resolve_arguments
 from launch.distributed import decided_by_first_rank, is_first_rank, join_ranks, together
 from launch.failures import explain_failure, is_interrupt
 from launch.options import check_writable, positive_int, quiet_libraries, say, writable_folder
 from launch.resume import MODES, RunIdentity, Start, choose_start, normalizer_sha256
+from launch.run import Run
 from launch.run_lock import RunLock
+from launch.training_cli import TrainingCLI, build_cli
 from lightning_modules.base import ExpertModule
 from lightning_modules.strategies import strategy_kind
 from macedance.errors import ConfigError, MaceDanceError
 from macedance.motion.atomic import write_atomically
-
-#: What no config may leave to Lightning's own defaults, and why.
-_TRAINER_DEFAULTS: dict[str, Any] = {
-    "accelerator": "auto",
-    "devices": 1,
-    "use_distributed_sampler": False,  # the order of samples is ours: a pure function of (seed, epoch)
-    "check_val_every_n_epoch": None,  # Lightning sees one endless epoch; validation counts steps
-    "num_sanity_val_steps": 0,
-    "enable_checkpointing": False,  # callbacks.checkpoints writes them whole
-    "enable_progress_bar": False,  # callbacks.speed
-    "enable_model_summary": False,
-    "logger": False,  # TensorBoard in the run directory, unless the config names another
-    "log_every_n_steps": 10,
-}
-
-
-def cpu_multiplies_bf16() -> bool:
-    """Whether the processor has instructions for products of bfloat16; without them it is slower than float32."""
-    probe = getattr(torch.cpu, "get_capabilities", None)
-    if probe is None:
-        return bool(torch.cpu._is_avx512_bf16_supported())
-    found = probe()
-    return any(bool(found.get(name)) for name in ("amx_bf16", "avx512_bf16", "bf16"))
-
-
-class TrainingCLI(LightningCLI):
-    """LightningCLI with our run directory, our seed links and errors instead of a page of usage."""
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the run's own keys."""
-        parser.add_argument("--run_dir", type=str | None, default=None, help="The run's own directory.")
-        parser.add_argument(
-            "--init_from", type=str | None, default=None, help="Start from the weights of this folder or checkpoint."
-        )
-        parser.add_argument(
-            "--resume", type=str, default="auto", help="auto, never, must, or the path of a checkpoint to go on from."
-        )
-        parser.add_argument(
-            "--resume_changed", type=bool, default=False, help="Resume although the config changed; what did is said."
-        )
-        parser.add_argument(
-            "--watchdog_timeout_s",
-            type=float | None,
-            default=None,
-            help="Seconds that a run may stand still before it ends with 76; null: minutes, by phase; 0: no watch.",
-        )
-        parser.add_argument("--keep_last_checkpoints", type=int, default=3, help="Periodic checkpoints that stay.")
-        parser.add_argument(
-            "--checkpoint_every_n_steps", type=int | None, default=None, help="Optimizer steps between two checkpoints."
-        )
-        parser.add_argument(
-            "--num_threads", type=int | None, default=None, help="CPU threads of torch while training; null: its own."
-        )
-        parser.link_arguments("seed_everything", "model.init_args.seed")
-        parser.link_arguments("seed_everything", "data.init_args.seed")
-        parser.link_arguments("init_from", "model.init_args.init_from")
-
-    def before_instantiate_classes(self) -> None:
-        """Give the run its directory: ``outputs/runs/<name of the first config>`` unless a key names another."""
-        if self.config.get("run_dir") is None:
-            self.config.run_dir = str(Path("outputs") / "runs" / Path(str(self.config.config[0])).stem)
-        self.config.trainer.default_root_dir = str(self.config.run_dir)
-
-    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Build the trainer with a precision that this processor has; the config keeps the one that was asked for."""
-        asked = self.config.trainer
-        on_cpu = asked.accelerator == "cpu" or (asked.accelerator == "auto" and not torch.cuda.is_available())
-        if on_cpu and str(asked.precision).startswith("bf16") and not cpu_multiplies_bf16():
-            if not self.parse_only:
-                say(f"this processor has no bfloat16 products: training in 32-true instead of {asked.precision}")
-            kwargs["precision"] = "32-true"
-        if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
-            # Lightning would save and requeue inside the signal's handler; callbacks.preemption does both.
-            given = asked.plugins or []
-            given = given if isinstance(given, list) else [given]
-            kwargs["plugins"] = [*given, SLURMEnvironment(auto_requeue=False)]
-        return super().instantiate_trainer(**kwargs)
-
-    parse_only = False
-
-    def _add_instantiators(self) -> None:
-        # LightningCLI would record every class it instantiates; ours are plain constructors with no such need.
-        return
-
-
-class ParsingCLI(TrainingCLI):
-    """Parses and validates a config without a run directory."""
-
-    parse_only = True
-
-
-@dataclass
-class Run:
-    """A configured run, ready to train."""
-
-    cli: TrainingCLI
-    directory: Path
-    trainer: pl.Trainer
-    model: ExpertModule
-    data: pl.LightningDataModule
-    start: Start = field(default_factory=Start)
-    lock: RunLock | None = None
-    preemption: Preemption = field(default_factory=Preemption)
-
-    @property
-    def preempted(self) -> bool:
-        """Whether training was broken off by the scheduler, and saved."""
-        return self.preemption.preempted
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps done."""
-        if self.start.finished and self.start.manifest is not None:
-            return self.start.manifest.step
-        return int(self.trainer.global_step)
-
-
-def build_cli(arguments: Sequence[str], *, kind: type[TrainingCLI] = TrainingCLI) -> TrainingCLI:
-    """Parse resolved arguments and instantiate model, data module and trainer.
-
-    Raises:
-        ConfigError: A key or value is wrong; one line names the nearest valid key.
-    """
-    require_config(arguments)
-    parser_box: list[Any] = []
-
-    class _Remembering(kind):  # type: ignore[valid-type,misc]
-        def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-            super().add_arguments_to_parser(parser)
-            parser_box.append(parser)
-
-    try:
-        return _Remembering(
-            ExpertModule,
-            pl.LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            save_config_callback=None,
-            seed_everything_default=0,
-            run=False,
-            trainer_defaults=dict(_TRAINER_DEFAULTS),
-            parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
-            args=list(arguments),
-        )
-    except (ArgumentError, argparse.ArgumentError, ValueError, TypeError) as error:
-        # A constructor's own complaint is the better one; the parser wraps it.
-        ours = own_error(error)
-        if ours is not None:
-            raise ours from error
-        names = [a.dest for a in parser_box[0]._actions] if parser_box else []
-        raise explain(str(error), arguments, names) from error
-
-
-def require_config(arguments: Sequence[str]) -> None:
-    """Raise ConfigError unless a config is among the arguments."""
-    if not config_paths(arguments):
-        raise ConfigError("no config is given", expected="--config NAME|FILE", fix="e.g. --config mace_motion_demo")
 
 
 def prepare_run(arguments: Sequence[str]) -> Run:

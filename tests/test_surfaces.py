@@ -107,7 +107,7 @@ def test_corpus_and_motion_files(tiny_corpus: Path, tmp_path: Path) -> None:
 
 def test_state_dict_keys_of_the_demo_model() -> None:
     from launch.config_files import resolve_arguments
-    from launch.training import ParsingCLI, build_cli
+    from launch.training_cli import ParsingCLI, build_cli
 
     model = build_cli(resolve_arguments(["--config=mace_motion_demo"]), kind=ParsingCLI).model
     with torch.device("meta"):

@@ -11,7 +11,8 @@ import yaml
 from launch.config_files import resolve_arguments, shipped_configs
 from launch.main import main
 from launch.summary import summarise
-from launch.training import ParsingCLI, build_cli, train
+from launch.training import train
+from launch.training_cli import ParsingCLI, build_cli
 
 EXPERIMENTS = sorted(shipped_configs("experiments"))
 #: The debug file of each model family: constructor names differ.
