@@ -17,7 +17,7 @@ def export_pretrained(
     """Write the folder that `generate`, ``--init_from`` and `from_pretrained` read.
 
     Args:
-        checkpoint: Of any form and strategy; adapters are folded into the weights.
+        checkpoint: Of any form and strategy, or a run directory; adapters are folded into the weights.
         out: The folder to write, whole or not at all; it must not exist.
         weights: ``ema``, ``raw``, or ``auto``: what the run samples with.
         base: Where the weights are that the checkpoint leaves out, instead of the place that it names.
@@ -29,7 +29,7 @@ def export_pretrained(
     out = Path(out)
     if out.exists():
         raise ConfigError("the output folder exists", where=out, fix="name another one, or remove it")
-    model = load_checkpoint(checkpoint, weights, base=base)
+    model = load_checkpoint(find_checkpoint(checkpoint), weights, base=base)
     music = model.music_normalizer
     normalizers = {"motion": model.motion_normalizer.to_dict(), "music": None if music is None else music.to_dict()}
     return write_folder(out, model.config.to_dict(), normalizers, model.network.state_dict())
