@@ -15,6 +15,7 @@ from macedance.diffusion.guidance import ClassifierFreeGuidance, GuidanceFreeTra
 from macedance.diffusion.losses import MotionLosses
 from macedance.diffusion.schedule import CosineSchedule
 from macedance.errors import ConfigError
+from macedance.metrics.weighted_mean import WeightedMean
 from macedance.motion.normalizer import MinMaxNormalizer
 from macedance.motion.representation import encode_motion
 from macedance.nn.trainable import LoraSettings
@@ -94,6 +95,7 @@ class MotionExpertModule(ExpertModule):
         self.genre_labels: tuple[int, ...] | None = None
         self.fps = 30.0
         self.window_frames = 0
+        self.val_loss = WeightedMean()
 
     def set_corpus(
         self,
@@ -145,7 +147,7 @@ class MotionExpertModule(ExpertModule):
             )
         self.genres = [*self.genres, *(unused_genre(label) for label in range(len(self.genres), known))]
 
-    def _losses_of(self, batch: dict[str, Any], draws: StepDraws) -> dict[str, Tensor]:
+    def _losses_of(self, batch: dict[str, Any], draws: StepDraws, real_B: Tensor | None = None) -> dict[str, Tensor]:
         network = cast(MotionNetwork, self.built_network)
         x0 = self.motion_normalizer.normalize(encode_motion(batch["poses"], batch["trans"], self.fps))
         xt = self.schedule.add_noise(x0, draws.t_B, draws.noise_BTC)
@@ -154,7 +156,7 @@ class MotionExpertModule(ExpertModule):
         if genre is not None and self.genre_labels is not None:
             genre = relabel(genre, self.genre_labels)
         x0_pred = self.objective.training_prediction(network, xt, draws, music, genre)
-        return self.losses(x0_pred, x0, self.motion_normalizer, self.fps, batch["mask"])
+        return self.losses(x0_pred, x0, self.motion_normalizer, self.fps, batch["mask"], real_B)
 
     def _draws(self, sample_numbers: Tensor, frames: int) -> StepDraws:
         return draw_step(
@@ -178,9 +180,15 @@ class MotionExpertModule(ExpertModule):
         return terms["total"]
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """The same loss on held-out clips with draws that are the same at every validation."""
-        terms = self._losses_of(batch, self._draws(batch["position"] + _VALIDATION_OFFSET, batch["poses"].shape[1]))
-        self.log("val/loss", terms["total"], on_step=False, on_epoch=True, batch_size=len(batch["position"]))
+        """The same loss on held-out clips with draws that are the same at every validation.
+
+        Its mean is over the clips of all ranks: a row with position -1 stands where a rank has no clip left.
+        """
+        real_B = batch["position"] >= 0
+        draws = self._draws(batch["position"] + _VALIDATION_OFFSET, batch["poses"].shape[1])
+        terms = self._losses_of(batch, draws, real_B)
+        self.val_loss.update(terms["total"], int(real_B.sum()))
+        self.log("val/loss", self.val_loss, on_step=False, on_epoch=True)
 
     def describe(self) -> dict[str, Any]:
         """See :class:`ExpertModule`."""

@@ -170,7 +170,7 @@ def trainable_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def frozen_parameters(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Each parameter that does not train, whole, float32 (of what it is kept in), one after the other; all ranks walk it to its end."""
+    """Each parameter that does not train, whole, as float32, one after the other; all ranks walk it to its end."""
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             continue

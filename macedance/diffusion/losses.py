@@ -114,6 +114,7 @@ class MotionLosses(nn.Module):
         normalizer: MinMaxNormalizer,
         fps: float,
         mask_BT: Tensor | None = None,
+        real_B: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The terms, unweighted, and their weighted sum.
 
@@ -123,6 +124,9 @@ class MotionLosses(nn.Module):
             normalizer: The motion's normaliser.
             fps: Frames per second, above 0.
             mask_BT: bool, False on padded frames; None where all are real.
+            real_B: bool, False on rows that stand for nothing and do not count, as where ranks validate different
+                numbers of clips; None where all count. In training all do: what a row weighs must not depend on which
+                rank or micro-batch it is in.
 
         Returns:
             0-dim tensors ``rec, vel, joint, foot`` (and ``acceleration`` when it is weighted), unweighted, and
@@ -132,8 +136,10 @@ class MotionLosses(nn.Module):
             pred_BTC, true_BTC = x0_pred_BTC.float(), x0_BTC.float()
             if mask_BT is None:
                 mask_BT = torch.ones(pred_BTC.shape[:2], dtype=torch.bool, device=pred_BTC.device)
-            terms, foot_on_true = self._terms(pred_BTC, true_BTC, normalizer, fps, mask_BT)
+            terms_B, foot_on_true_B = self._terms(pred_BTC, true_BTC, normalizer, fps, mask_BT)
+            terms = {name: _mean_over_rows(value_B, real_B) for name, value_B in terms_B.items()}
             if self._should_measure():
+                foot_on_true = _mean_over_rows(foot_on_true_B, real_B)
                 self._measure({name: value.detach() for name, value in terms.items()}, foot_on_true)
             weights = self.weights.float()
             total = sum((weights[TERMS.index(name)] * value for name, value in terms.items()), pred_BTC.new_zeros(()))
@@ -168,27 +174,27 @@ class MotionLosses(nn.Module):
         pred_vel_BTJ3 = pred_BTJ3.diff(dim=1) * per_second
         error_vel_BTJ3 = pred_vel_BTJ3 - true_BTJ3.diff(dim=1) * per_second
         if self.velocity_space == "joints":
-            vel = _masked_mean(error_vel_BTJ3.square(), step_BT)
+            vel = _row_means(error_vel_BTJ3.square(), step_BT)
         else:
             moving = slice(CONTACTS.stop, None)
-            vel = _masked_mean((pred_BTC - true_BTC)[..., moving].diff(dim=1).square(), step_BT)
+            vel = _row_means((pred_BTC - true_BTC)[..., moving].diff(dim=1).square(), step_BT)
 
         foot_speed_BTF = pred_vel_BTJ3[:, :, FOOT_JOINTS].square().mean(-1)
         planted_BTF = pred_space_BTC[:, :-1, CONTACTS].detach() > self.contact_threshold
-        foot = _masked_mean(foot_speed_BTF * planted_BTF, step_BT)
+        foot = _row_means(foot_speed_BTF * planted_BTF, step_BT)
         with torch.no_grad():
             true_planted_BTF = true_space_BTC[:, :-1, CONTACTS] > self.contact_threshold
-            foot_on_true = _masked_mean(foot_speed_BTF * true_planted_BTF, step_BT)
+            foot_on_true_B = _row_means(foot_speed_BTF * true_planted_BTF, step_BT)
         terms = {
-            "rec": _masked_mean((pred_BTC - true_BTC).square(), mask_BT),
+            "rec": _row_means((pred_BTC - true_BTC).square(), mask_BT),
             "vel": vel,
-            "joint": _masked_mean((pred_BTJ3 - true_BTJ3).square(), mask_BT),
+            "joint": _row_means((pred_BTJ3 - true_BTJ3).square(), mask_BT),
             "foot": foot,
         }
         if self.with_acceleration:
             error_acc_BTJ3 = error_vel_BTJ3.diff(dim=1) * per_second
-            terms["acceleration"] = _masked_mean(error_acc_BTJ3.square(), step_BT[:, 1:] & step_BT[:, :-1])
-        return terms, foot_on_true
+            terms["acceleration"] = _row_means(error_acc_BTJ3.square(), step_BT[:, 1:] & step_BT[:, :-1])
+        return terms, foot_on_true_B
 
     def _should_measure(self) -> bool:
         if not (self.training and torch.is_grad_enabled()):
@@ -239,11 +245,17 @@ def unnormalize_unclipped(normalizer: MinMaxNormalizer, x_BTC: Tensor) -> Tensor
     return torch.addcmul((low_C + high_C) / 2, x_BTC, (high_C - low_C) / 2)
 
 
-def _masked_mean(value_BTX: Tensor, valid_BT: Tensor) -> Tensor:
-    """Mean over the valid frames of each row and everything in them, then over rows; 0 for a row without any."""
+def _row_means(value_BTX: Tensor, valid_BT: Tensor) -> Tensor:
+    """Mean (B,) over the valid frames of each row and everything in them; 0 for a row without any."""
     per_frame_BT = value_BTX.flatten(2).mean(-1)
-    per_row_B = (per_frame_BT * valid_BT).sum(1) / valid_BT.sum(1).clamp(min=1)
-    return per_row_B.mean()
+    return (per_frame_BT * valid_BT).sum(1) / valid_BT.sum(1).clamp(min=1)
+
+
+def _mean_over_rows(value_B: Tensor, real_B: Tensor | None) -> Tensor:
+    """Mean over the rows that count; 0 where none does."""
+    if real_B is None:
+        return value_B.mean()
+    return (value_B * real_B).sum() / real_B.sum().clamp(min=1)
 
 
 def _raised_weights(value: dict[str, float], weight: dict[str, float], share: float, cap: float) -> dict[str, float]:

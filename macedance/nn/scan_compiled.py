@@ -122,11 +122,12 @@ class CompiledConvolution(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Convolve again for the SiLU, then spread the gradients."""
-        x_BTD, taps_WD, _ = ctx.saved_tensors
+        inputs = ctx.saved_tensors  # read once: under activation checkpointing each reading computes them again
+        x_BTD, taps_WD, _ = inputs
         B, T, D = x_BTD.shape
         grad_x = torch.empty_like(x_BTD)
         grad_taps_BWD, grad_bias_BD = taps_WD.new_zeros(B, *taps_WD.shape), taps_WD.new_zeros(B, D)
-        arrays = _arrays(*ctx.saved_tensors, grads[0].contiguous(), grad_x, grad_taps_BWD, grad_bias_BD)
+        arrays = _arrays(*inputs, grads[0].contiguous(), grad_x, grad_taps_BWD, grad_bias_BD)
         _in_threads(functools.partial(_kernels().convolution_backward, *arrays), B, T * D)
         return grad_x, grad_taps_BWD.sum(0), grad_bias_BD.sum(0)
 
