@@ -50,8 +50,10 @@ KillWait=10
 MessageTimeout=10
 ReturnToService=2
 JobRequeue=1
-NodeName=n1 NodeHostname=localhost NodeAddr=127.0.0.1 Port={first} CPUs=2 RealMemory=2000 State=UNKNOWN
-NodeName=n2 NodeHostname=localhost NodeAddr=127.0.0.1 Port={second} CPUs=2 RealMemory=2000 State=UNKNOWN
+# The nodes have more processors than this machine: jobs that wait for a signal need none.
+SlurmdParameters=config_overrides
+NodeName=n1 NodeHostname=localhost NodeAddr=127.0.0.1 Port={first} CPUs=4 RealMemory=2000 State=UNKNOWN
+NodeName=n2 NodeHostname=localhost NodeAddr=127.0.0.1 Port={second} CPUs=4 RealMemory=2000 State=UNKNOWN
 PartitionName=main Nodes=n1,n2 Default=YES MaxTime=10 State=UP
 PartitionName=closed Nodes=n1,n2 MaxTime=INFINITE State=DOWN
 """
@@ -109,6 +111,7 @@ class LocalSlurm:
 
     def start(self) -> None:
         """Start munge where none runs, the controller and both nodes; wait until the nodes are idle."""
+        self._end_leftovers()
         shutil.rmtree(self.folder, ignore_errors=True)
         for name in ("state", "log", *(f"spool-{node}" for node in NODES)):
             (self.folder / name).mkdir(parents=True)
@@ -120,6 +123,14 @@ class LocalSlurm:
         for node in NODES:
             self.start_node(node)
         wait_for(self.is_idle, 40, "both nodes idle\n" + self.logs())
+
+    def _end_leftovers(self) -> None:
+        """End the daemons of a session that was killed; they keep this folder busy."""
+        own = str(self.folder / "slurm.conf")
+        for pid, words in _processes():
+            if own in words and Path(words[0]).name in ("slurmctld", "slurmd"):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     def _start_munge(self) -> None:
         if self._run("munge", "-n", check=False).returncode == 0:
@@ -164,6 +175,14 @@ class LocalSlurm:
                 if target.startswith(spool) or target.endswith(f"slurmd-{node}.log"):
                     return True
         return False
+
+    def wait_down(self, node: str, timeout_s: float = 60) -> None:
+        """Wait until the controller has given a node up."""
+
+        def down() -> bool:
+            return "State=DOWN" in self.control("show", "node", node, "--oneliner")
+
+        wait_for(down, timeout_s, f"node {node} down\n{self.logs()}")
 
     def is_idle(self) -> bool:
         """Whether both nodes wait for work."""

@@ -35,7 +35,7 @@ class Job:
         """`macedance submit` in a process of its own."""
         self.folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "launch.main", "submit", f"--run_dir={self.run_dir}", *self.arguments, *extra]
-        environment = {**self.slurm.environment, "OMP_NUM_THREADS": "1"}
+        environment = {**self.slurm.environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
         done = subprocess.run(
             [*command, "--json"], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
         )
