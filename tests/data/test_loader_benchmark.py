@@ -10,13 +10,13 @@ import pytest
 
 
 @pytest.fixture
-def loader(project_root: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def loader(project_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     spec = importlib.util.spec_from_file_location("loader_benchmark", project_root / "benchmarks" / "loader.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    monkeypatch.setenv("MACEDANCE_CACHE", "set so that it is put back")
+    monkeypatch.setenv("MACEDANCE_CACHE", str(tmp_path / "cache"))
     for name, value in (("RESUME_SAMPLES", 1000), ("RESUME_SHARDS", 10), ("PER_SHARD", 50)):
         monkeypatch.setattr(module, name, value)
     return module
