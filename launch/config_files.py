@@ -166,6 +166,8 @@ def _core(message: str) -> str:
     )
     lines = [line.strip().removeprefix("- ").strip() for line in message.splitlines()]
     telling = [line for line in lines if line and not noise.search(line)]
+    # Of a union of types the one that was meant complains in words, the others that it is not they.
+    telling = [line for line in telling if not re.fullmatch(r"Expected a <class '\w+'>", line)] or telling
     if not telling:
         return " ".join(line for line in lines if line)
     return " ".join(telling[:2]) if telling[0].endswith(":") else telling[0]
