@@ -69,7 +69,7 @@ def test_two_ranks_go_on_from_one_rank_s_weights(
         assert any(not torch.equal(trained[name], before[name]) for name in before if name in trained)
     for name, tensor in trained.items():
         if name in alone and alone[name].is_floating_point():
-            torch.testing.assert_close(tensor, alone[name].float(), rtol=1e-3, atol=1e-5)
+            torch.testing.assert_close(tensor, alone[name].float(), rtol=1e-3, atol=2e-4)
 
 
 def test_the_average_starts_from_the_source(base: DistRun, make_run: MakeRun, tmp_path: Path) -> None:

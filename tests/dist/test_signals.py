@@ -18,7 +18,7 @@ PLACES: dict[str, tuple[str, int, int]] = {
     "before the first step": ("train_start", 0, 0),
     "set-up": ("fit_start", 0, 0),
     "forward": ("forward", 4, 5),
-    "backward": ("backward", 6, 7),
+    "backward": ("backward", 7, 8),
     "optimizer step": ("update", 4, 5),
     "validation": ("validation", 4, 4),
     "last of a validation": ("validation_end", 4, 5),
@@ -59,8 +59,8 @@ def test_a_signal_anywhere_saves_the_step_and_ends_with_75(
 ) -> None:
     """One rank gets the signal; a second, of the other kind, follows while the checkpoint is written."""
     other = signal.SIGTERM if number == signal.SIGUSR1 else signal.SIGUSR1
-    # A pair of the two kinds would otherwise run every place twice for each kind of run.
-    places = list(PLACES)[0 if number == signal.SIGUSR1 else 1 :: 2]
+    # Every place meets both signals, one of them with one rank and the other with two.
+    places = list(PLACES)[int((number == signal.SIGUSR1) == (kind == "single")) :: 2]
     for count, where in enumerate(places):
         place, micro, step = PLACES[where]
         rank = count % 2 if kind == "ddp" and place != "save_link" else 0
