@@ -52,8 +52,8 @@ class Watchdog(pl.Callback):
         timeouts_s: Phase -> seconds, over :data:`DEFAULT_TIMEOUTS_S`.
         timeout_s: One number of seconds for every phase that ``timeouts_s`` does not name. None: the defaults.
         factor: How many times its slowest so far a phase may last.
-        grace_s: Seconds for which a rank that Lightning's main process started waits for that one to end first: its
-            exit code is the run's, and it would be killed for a child's.
+        grace_s: Seconds for which a rank that has told all waits for the others to do so: the end of one would be an
+            error of its neighbours, and no stacks.
 
     Raises:
         ConfigError: An unknown phase or a number that is not above 0.
@@ -88,10 +88,12 @@ class Watchdog(pl.Callback):
         self._worker_stacks: TextIO | None = None
         self._root = Path()
         self._rank = self._step = 0
+        self._world_size = 1
         self._keys: list[str] = []
         self._ordinary = "start"
         self._first_rank_may_dance = False
         self._parent = 0  # the process to let end first, if any
+        self._left_before: dict[str, float] = {}
 
     # ---------------------------------------------------------------- signs of life
     def beat(self, phase: str | None = None) -> None:
@@ -117,6 +119,7 @@ class Watchdog(pl.Callback):
         """Begin to watch."""
         if stage == "fit":
             self._root, self._rank = Path(trainer.default_root_dir), trainer.global_rank
+            self._world_size = trainer.world_size
             environment = getattr(trainer.strategy, "cluster_environment", None)
             self._parent = os.getppid() if isinstance(environment, LightningEnvironment) and trainer.local_rank else 0
             self.start()
@@ -189,6 +192,7 @@ class Watchdog(pl.Callback):
         self._stop.clear()
         self._ordinary, self._first_rank_may_dance = "start", False
         self.phase, self._idle_s, self._began_s = "start", 0.0, time.monotonic()
+        self._left_before = _files(self._root)
         self._listen_in_workers()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()
@@ -231,7 +235,7 @@ class Watchdog(pl.Callback):
             written = self._write_stacks(path, head)
             line = f"macedance fit: hang: {where}: {still}, last samples {keys[:200]}; stacks in {written}\n"
             os.write(2, line.encode())
-            self._let_parent_end()
+            self._wait_for_others()
         finally:
             os._exit(HANG_EXIT_CODE)
 
@@ -250,11 +254,18 @@ class Watchdog(pl.Callback):
             return f"stderr, since {path} could not be written ({error.strerror})"
         return str(path)
 
-    def _let_parent_end(self) -> None:
-        waited_s = 0.0
-        while self._parent and os.getppid() == self._parent and waited_s < self.grace_s:
+    def _wait_for_others(self) -> None:
+        """Let every rank write its file, and the main process of those that Lightning started end before them.
+
+        Its exit code is the run's, and for a child's it would be killed.
+        """
+        end = time.monotonic() + self.grace_s
+        told = self._world_size == 1
+        while time.monotonic() < end:
+            told = told or len(_files(self._root).items() - self._left_before.items()) >= self._world_size
+            if told and (not self._parent or os.getppid() != self._parent):
+                return
             time.sleep(0.1)
-            waited_s += 0.1
 
     # ---------------------------------------------------------------- the loader's workers
     def _listen_in_workers(self) -> None:
@@ -285,3 +296,8 @@ class Watchdog(pl.Callback):
             time.sleep(0.2)
             self._worker_stacks.seek(0)
             file.write(f"\nloader process {child.name}, pid {child.pid}:\n{self._worker_stacks.read()}")
+
+
+def _files(root: Path) -> dict[str, float]:
+    """Files of hangs and when they were written: those of earlier starts stay, and are added to."""
+    return {path.name: path.stat().st_mtime for path in root.glob("hang-rank-*.txt")}

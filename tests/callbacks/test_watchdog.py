@@ -219,3 +219,25 @@ def test_a_validation_that_comes_first_leaves_the_first_step_its_time() -> None:
 def test_wrong_numbers_and_phases_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         Watchdog(**wrong)
+
+
+def hangs_as(folder: Path, rank: int, world_size: int, late_s: float) -> None:
+    dog = Watchdog(timeout_s=0.5, grace_s=20.0)
+    dog._root, dog._rank, dog._world_size = folder, rank, world_size
+    dog.start()
+    for _ in range(int(late_s * 10)):
+        time.sleep(0.1)
+        dog.beat()
+    dancer_waits_forever()
+
+
+def test_a_rank_ends_when_all_have_told_where_they_stand(tmp_path: Path) -> None:
+    old = tmp_path / "hang-rank-0001.txt"
+    old.touch()
+    os.utime(old, (time.time() - 3600,) * 2)  # of an earlier start
+    first, second = process(hangs_as, tmp_path, 0, 2, 0.0), process(hangs_as, tmp_path, 1, 2, 2.0)
+    first.join(timeout=1.8)
+    assert first.exitcode is None, "it waits for the other, whose file is an old one"
+    began_s = time.monotonic()
+    assert [exit_code(first), exit_code(second)] == [HANG_EXIT_CODE] * 2
+    assert time.monotonic() - began_s < 15

@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from dist_recorder import digest
 from torch import Tensor
 
 
@@ -24,6 +26,12 @@ class Faults(pl.Callback):
 
     def __init__(self) -> None:
         self._plan: dict[str, Any] = json.loads(os.environ.get("MACEDANCE_TEST_FAULTS", "{}"))
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        """Write down the parameters as the network computes with them: whole on every rank, but for ZeRO-3."""
+        name = f"whole-{trainer.global_rank}.txt"
+        with (Path(os.environ["MACEDANCE_TEST_RECORD"]) / name).open("a", encoding="utf-8") as file:
+            file.write(digest(pl_module.named_parameters()) + "\n")
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Put the fault between the module and whoever calls it."""
