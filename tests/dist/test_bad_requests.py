@@ -219,8 +219,8 @@ def test_a_changed_run_is_not_resumed(kind: str, make_run: MakeRun, tmp_path: Pa
     assert "data.init_args.window_frames: 60 -> 50" in line
     other = cached_demo_corpus(num_clips=16, seed=0, workers=1)
     line, _ = refused(run, f"--data.shards={other}")
-    assert "corpus" in line
-    assert "normaliser" in line
+    assert "the corpus (manifest.json) is another" in line
+    assert "the normaliser is another" in line
     stranger = make_run(tmp_path / "stranger", kind, arguments=[*arguments(), "--seed_everything=5"])
     line, _ = refused(stranger, f"--resume={run.newest()}")
     assert "another experiment" in line

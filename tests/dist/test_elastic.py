@@ -5,6 +5,9 @@ Sums over ranks are taken in another order, so that losses agree to a tolerance,
 
 from __future__ import annotations
 
+import random
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -89,6 +92,25 @@ def test_a_sharded_run_goes_from_two_ranks_to_one_and_back(kind: str, make_run: 
 
     assert verify(run.checkpoints / "step-00000006.ckpt").world_size == 2
     assert verify(run.checkpoints / "step-00000012.ckpt").world_size == 1
+    assert_same_samples(reference, run)
+    assert_close_losses(reference, run, TOLERANCE)
+
+
+def test_killed_while_it_is_cut_for_another_number_of_ranks(make_run: MakeRun, tmp_path: Path) -> None:
+    """By the clock, again and again: the checkpoint that is being cut stays good, and half a new one is never used."""
+    reference = make_run(tmp_path / "whole", "zero2", arguments=arguments())
+    reference.run()
+    run = make_run(tmp_path / "run", "zero2", arguments=arguments())
+    run.die(Stop("backward", 7))
+    draw = random.Random(0)
+    run.ranks = 1
+    for _ in range(5):
+        launch = run.start("--trainer.max_steps=8")  # where it gets through, it stops two steps later
+        time.sleep(draw.uniform(0.3, 1.3))
+        launch.kill()
+        assert set(launch.wait(30.0)) <= {-signal.SIGKILL, 0}, launch.said()
+    run.ranks = 2
+    run.run()
     assert_same_samples(reference, run)
     assert_close_losses(reference, run, TOLERANCE)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,47 @@ def test_another_seed_would_be_noticed(make_run: MakeRun, tmp_path: Path) -> Non
     other.run()
     with pytest.raises(AssertionError, match="differs from the uninterrupted run"):
         assert_same_run(reference, other)
+
+
+@pytest.mark.parametrize("kind", ["single", "ddp", "zero3"])
+def test_killed_at_any_time(kind: str, make_run: MakeRun, tmp_path: Path) -> None:
+    """By the clock, not by the place: also while starting up, taking the lock, restoring, cutting the tables."""
+    arguments = cell_arguments(workers=1)
+    reference = make_run(tmp_path / "whole", kind, arguments=arguments)
+    began = time.monotonic()
+    reference.run()
+    whole_s = time.monotonic() - began
+    draw = random.Random(f"{SEED} {kind}")
+    killed = make_run(tmp_path / "killed", kind, arguments=arguments)
+    after_s = []
+    for _ in range(8):
+        launch = killed.start()
+        after_s.append(draw.uniform(0.1, 1.2 * whole_s))
+        time.sleep(after_s[-1])
+        launch.kill()
+        codes = launch.wait(30.0)
+        assert set(codes) <= {-signal.SIGKILL, 0}, f"seed {SEED}, killed after {after_s} s: {codes}\n{launch.said()}"
+    killed.run()
+    assert_same_run(reference, killed)
+
+
+def test_previews_and_protocol_are_made_once(make_run: MakeRun, tmp_path: Path) -> None:
+    """What callbacks write at the steps of a checkpoint and of a validation survives kills around both."""
+    protocol = (
+        "--trainer.callbacks+={class_path: callbacks.motion_protocol.MotionProtocol, "
+        "init_args: {every_n_steps: 4, max_clips: 2, num_steps: 2, allow_small_n: true}}"
+    )
+    arguments = [*cell_arguments(), protocol]
+    reference = make_run(tmp_path / "whole", "ddp", arguments=arguments)
+    reference.run()
+    killed = make_run(tmp_path / "killed", "ddp", arguments=arguments)
+    for stop in (Stop("save_rename", 4), Stop("save_link", 4), Stop("batch_start", 10, 1), Stop("validation_end", 11)):
+        killed.die(stop)
+    killed.run()
+    assert_same_run(reference, killed)
+    reports = [{p.name: p.read_bytes() for p in (run.directory / "protocol").iterdir()} for run in (reference, killed)]
+    assert sorted(reports[0]) == [f"step-{step:08d}.json" for step in (4, 8, 12, 16)]
+    assert reports[0] == reports[1]
 
 
 def test_a_rank_that_dies_alone_takes_the_others_with_it(make_run: MakeRun, tmp_path: Path) -> None:
