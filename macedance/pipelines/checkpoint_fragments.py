@@ -57,10 +57,10 @@ def write_fragments(
     tensors: dict[str, Tensor] = {}
     places: dict[str, dict[str, Any]] = {}
     for name, piece in fragments.items():
-        tensors[name] = piece.tensor.detach().reshape(-1).cpu().contiguous().clone()
+        tensors[name] = piece.tensor.detach().reshape(-1).to("cpu", copy=True)
         places[name] = {"offset": int(piece.offset), "shape": list(piece.shape)}
     for name, value in (whole or {}).items():
-        tensors[name] = value.detach().reshape(-1).cpu().contiguous().clone()
+        tensors[name] = value.detach().reshape(-1).to("cpu", copy=True)
         places[name] = {"offset": 0, "shape": list(value.shape)}
     try:
         save_file(tensors, str(path), metadata={_METADATA_KEY: json.dumps(places)})
