@@ -149,7 +149,9 @@ def choose_start(mode: str, run_dir: Path, identity: RunIdentity, *, allow_chang
     manifest = verify(folder) if mode not in ("auto", "must") else read_manifest(folder)
     scan_pickles(folder)
     changes = _check_identity(folder, manifest, run_dir, identity, allow_changes)
-    if manifest.step >= identity.max_steps > 0:
+    # At the last step its validation may be missing: the run was stopped within it.
+    trained = manifest.step >= identity.max_steps > 0
+    if trained and not (manifest.step == identity.max_steps and manifest.validation_missing):
         return Start(folder, manifest, finished=True, messages=messages)
     reshape = manifest.strategy.startswith(_SHARDED) and manifest.world_size != identity.world_size
     elastic = (

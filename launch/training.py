@@ -34,6 +34,7 @@ from lightning_modules.base import ExpertModule
 from lightning_modules.strategies import strategy_kind
 from macedance.errors import ConfigError, MaceDanceError
 from macedance.motion.atomic import write_atomically
+from macedance.pipelines.checkpoint_folder import clean_leftovers
 
 
 def prepare_run(arguments: Sequence[str]) -> Run:
@@ -150,6 +151,7 @@ def _claim_and_choose(run: Run) -> Start:
     lock = RunLock(writable_folder(run.directory))
     taken_over = lock.acquire()
     try:
+        clean_leftovers(run.directory)
         start = start or choose()
         if start.must_reshape and start.folder is not None:
             start = _reshaped(start, run)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from launch.main import main
 from launch.reshape import reshape, reshape_for_resume
 from launch.training import train
 from macedance.errors import CheckpointError, ConfigError
-from macedance.pipelines.checkpoint_folder import read_manifest, verify
+from macedance.pipelines.checkpoint_folder import read_manifest, verify, write_manifest
 from macedance.pipelines.motion_weights import load_checkpoint
 from macedance.pipelines.music_to_motion import MusicToMotion
 
@@ -177,6 +178,26 @@ def test_a_copy_made_for_an_earlier_start_is_used_again_if_it_is_whole(
     again, _ = reshape_for_resume(source, tmp_path, 3)
     assert verify(again).step == read_manifest(source).step
     assert (again / "manifest.json").stat().st_mtime_ns != before
+
+
+def test_a_run_killed_in_its_last_validation_is_not_finished(
+    watched: tuple[Path, Any], tmp_path: Path, tiny_corpus: Path
+) -> None:
+    """And what its last save left behind is cleared away at the start."""
+    run_dir = tmp_path / "run"
+    fit(run_dir, tiny_corpus, "--trainer.val_check_interval=2")
+    before = (run_dir / "metrics_val.csv").read_bytes()
+    manifest = read_manifest(newest(run_dir))
+    assert manifest.ended
+    assert manifest.validation_due
+    write_manifest(newest(run_dir), replace(manifest, ended=False))
+    newest(run_dir).rename(newest(run_dir).with_name(f".{newest(run_dir).name}.old"))
+    (run_dir / "metrics_val.csv").write_bytes(before[: before.index(b"4,val/loss")])
+    run = fit(run_dir, tiny_corpus, "--trainer.val_check_interval=2")
+    assert not run.start.finished
+    assert (run_dir / "metrics_val.csv").read_bytes() == before
+    assert read_manifest(newest(run_dir)).ended
+    assert fit(run_dir, tiny_corpus, "--trainer.val_check_interval=2").start.finished
 
 
 # ---------------------------------------------------------------- checkpoints of what was trained only
