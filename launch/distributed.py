@@ -32,6 +32,8 @@ def join_ranks(trainer: pl.Trainer) -> None:
     launcher = strategy.launcher
     if launcher is None:
         return
+    if "CROSS_RANK" in os.environ:  # what the `deepspeed` launcher calls the number of a machine
+        os.environ.setdefault("NODE_RANK", os.environ["CROSS_RANK"])
     launcher.launch(strategy.setup_environment, trainer=trainer)
 
 

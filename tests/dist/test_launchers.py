@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -31,6 +33,15 @@ def deepspeed() -> list[str]:
     return [
         str(PYTHON), "-m", "deepspeed.launcher.runner", "--num_gpus=2", "--master_addr=127.0.0.1",
         f"--master_port={free_port()}", "--no_local_rank", "--module", "launch.main",
+    ]  # fmt: skip
+
+
+def deepspeed_machine(number: int, port: int) -> list[str]:
+    """What `deepspeed --hostfile` runs on each of two machines, by ssh."""
+    machines = base64.urlsafe_b64encode(json.dumps({"a": [0], "b": [0]}).encode()).decode()
+    return [
+        str(PYTHON), "-m", "deepspeed.launcher.launch", f"--world_info={machines}", f"--node_rank={number}",
+        "--master_addr=127.0.0.1", f"--master_port={port}", "--no_local_rank", "--module", "launch.main",
     ]  # fmt: skip
 
 
@@ -72,7 +83,12 @@ def test_torchrun_and_deepspeed_start_the_same_run(tmp_path: Path, dist_corpus: 
         assert code == 0, output[-3000:]
         assert output.count("done: 3 steps") == 1  # one rank speaks
     assert len(losses(tmp_path / "torchrun")) == 3
-    assert losses(tmp_path / "torchrun") == losses(tmp_path / "deepspeed")
+    port = free_port()
+    apart = ("--trainer.num_nodes=2", "--trainer.devices=1", "--trainer.max_steps=3")
+    machines = [start(deepspeed_machine(n, port), tmp_path / "apart", dist_corpus, *apart) for n in range(2)]
+    ended = [finish(machine) for machine in machines]
+    assert [code for code, _ in ended] == [0, 0], ended
+    assert losses(tmp_path / "torchrun") == losses(tmp_path / "deepspeed") == losses(tmp_path / "apart")
 
 
 def test_torchrun_told_to_end_leaves_a_checkpoint(tmp_path: Path, dist_corpus: Path) -> None:
