@@ -102,6 +102,7 @@ class RunLock:
                 "pid": os.getpid(),
                 "process_start": process_start(os.getpid()),
                 "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+                "chain": os.environ.get("MACEDANCE_CHAIN"),
                 "heartbeat": time.time(),
                 "token": self._token,
             }
@@ -190,6 +191,9 @@ def _why_free(holder: dict[str, Any]) -> str | None:
     job = os.environ.get("SLURM_JOB_ID")
     if job and holder.get("slurm_job_id") == job and holder["pid"] != os.getpid():
         return "it is of this SLURM job before it was requeued"
+    chain = os.environ.get("MACEDANCE_CHAIN")
+    if chain and holder.get("chain") == chain and holder["pid"] != os.getpid():
+        return "it is of the job before this one in a chain, of which one runs at a time"
     if holder["host"] == socket.gethostname() and is_gone(int(holder["pid"]), holder.get("process_start")):
         return "its process is gone"
     if time.time() - float(holder["heartbeat"]) > SILENT_S:

@@ -18,8 +18,8 @@ DONE, FAILED, MISTAKE, PREEMPTED, HUNG = 0, 1, 2, 75, 76
 #: Folder in which every rank leaves its exit code; the batch script sets it, since srun reports only how it ended the
 #: other ranks once one of them has failed.
 OUTCOME_VARIABLE = "MACEDANCE_OUTCOME"
-#: ``no``: another job goes on, as in a chain.
-REQUEUE_VARIABLE = "MACEDANCE_REQUEUE"
+#: Number of a chain of jobs, of which each goes on where the one before stopped.
+CHAIN_VARIABLE = "MACEDANCE_CHAIN"
 _NO_REQUEUE = "no-requeue"
 
 #: What gloo and NCCL say when the other end is gone.
@@ -122,7 +122,7 @@ def after_preemption(preemption: Preemption, run_dir: Path) -> str:
     if not preemption.requeue_wanted:
         forbid_requeue()
         return f"preempted: {saved}; whoever ended job {job} decides whether it is queued again, and goes on from there"
-    if os.environ.get(REQUEUE_VARIABLE) == "no":
+    if os.environ.get(CHAIN_VARIABLE):
         return f"preempted: {saved}; the next job of the chain goes on from there"
     told = requeue(job)
     if told is None:

@@ -166,9 +166,9 @@ def test_a_hang_or_a_killed_rank_is_tried_again_so_often(node: Node, code: int, 
 def test_a_chain_is_not_queued_again_and_ends_when_the_run_does(tmp_path: Path) -> None:
     node = Node(tmp_path, array_chain=3)
     assert "#SBATCH --array=1-3%1" in node.script
-    show = 'echo "requeue $MACEDANCE_REQUEUE" >>"$CALLS"'
+    show = 'echo "chain $MACEDANCE_CHAIN" >>"$CALLS"'
     node.run(75, ranks_say(75, also=show))
-    assert node.called("requeue") == ["no"]
+    assert node.called("chain") == ["30"]
     assert not node.called("scontrol")
     assert not node.called("scancel")
     for code in (0, 1):
@@ -422,5 +422,28 @@ def test_what_happens_next_is_said(outcome: Path, tmp_path: Path, monkeypatch: p
         assert forbidden.exists() == ("Invalid" not in body)
     assert (tmp_path / "bin" / "scontrol.said").read_text(encoding="utf-8").strip() == "requeue 31"
 
-    monkeypatch.setenv("MACEDANCE_REQUEUE", "no")
+    monkeypatch.setenv("MACEDANCE_CHAIN", "30")
     assert "next job of the chain" in slurm.after_preemption(stopped(True), Path("/runs/first"))
+
+
+def test_a_chain_s_next_job_takes_the_directory_of_a_killed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lock still beats a few seconds ago, on a host of which nothing is known here."""
+    import socket
+
+    from launch.run_lock import RunLock
+
+    monkeypatch.setenv("MACEDANCE_CHAIN", "30")
+    killed = RunLock(tmp_path)
+    killed.acquire()
+    monkeypatch.setattr(socket, "gethostname", lambda: "elsewhere")
+    monkeypatch.setattr("os.getpid", lambda: 1)
+    monkeypatch.setenv("MACEDANCE_CHAIN", "40")
+    with pytest.raises(ConfigError, match="another job trains in this directory"):
+        RunLock(tmp_path).acquire()
+    monkeypatch.setenv("MACEDANCE_CHAIN", "30")
+    lock = RunLock(tmp_path)
+    assert "chain" in str(lock.acquire())
+    for each in (lock, killed):
+        each.release()
