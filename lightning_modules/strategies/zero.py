@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
@@ -26,7 +27,9 @@ from macedance.nn.fragments import Fragment, whole_tensors
 
 STAGES = (1, 2, 3)
 #: Elements of a communication bucket at most; it is allocated whole, so never larger than the trained parameters.
-_BUCKET_ELEMENTS = {"cpu": 20_000_000, "cuda": 200_000_000}
+_BUCKET_ELEMENTS = {"cpu": 5_000_000, "cuda": 200_000_000}
+#: Stage 3 lets go of gathered parameters beyond this share of the model, or this many elements.
+_LIVE_SHARE, _LIVE_ELEMENTS = 1 / 8, 1_000_000_000
 
 
 class ZeroPrecision(DeepSpeedPrecision):
@@ -91,9 +94,6 @@ class ZeroStrategy(DeepSpeedStrategy):
         ConfigError: An unknown stage, or a size out of range.
         DependencyError: DeepSpeed is not installed.
     """
-
-    #: Load a checkpoint that was reshaped for another number of ranks (DeepSpeed's universal layout).
-    load_universal: bool = False
 
     def __init__(
         self,
@@ -161,13 +161,13 @@ class ZeroStrategy(DeepSpeedStrategy):
             )
 
     def _engine(self, config: dict[str, Any], model: nn.Module, parameters: list[nn.Parameter], **options: Any) -> Any:
-        """deepspeed.initialize; Lightning's way of naming the device fails on a CPU, which has no index."""
+        """deepspeed.initialize, as Lightning calls it, and on a CPU, which is a device without a number."""
         import deepspeed
 
         buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
         with quiet_deepspeed():
             engine, optimizer, _, _ = deepspeed.initialize(
-                args=None,
+                args=None if self.root_device.index is None else Namespace(device_rank=self.root_device.index),
                 config=config,
                 model=model,
                 model_parameters=parameters,
@@ -213,13 +213,18 @@ class ZeroStrategy(DeepSpeedStrategy):
             allgather_bucket_size=bucket,
         )
         if self.stage == 3:
-            zero.update(stage3_param_persistence_threshold=self.keep_whole_below, stage3_prefetch_bucket_size=bucket)
+            # DeepSpeed's own limits are of models of billions: a smaller one would stay gathered as a whole.
+            live = min(max(int(elements * _LIVE_SHARE), bucket // 8), _LIVE_ELEMENTS)
+            zero.update(
+                stage3_param_persistence_threshold=self.keep_whole_below,
+                stage3_prefetch_bucket_size=min(bucket, live),
+                stage3_max_live_parameters=live,
+                stage3_max_reuse_distance=live,
+            )
         if self.offload:
             zero["offload_optimizer"]["pin_memory"] = device != "cpu"
             # Any torch optimizer may run there; DeepSpeed's own is faster and is taken when the config names it.
             self.config["zero_force_ds_cpu_optimizer"] = False
-        if self.load_universal:
-            self.config["checkpoint"] = {"load_universal": True}
 
     @property
     def precision_plugin(self) -> Precision:

@@ -155,3 +155,29 @@ def test_two_ranks_train_and_validate_as_one(
         expected, found = table(one_process, file, column), table(run, file, column)
         assert len(expected) == (4 if file == "metrics.csv" else 2)
         assert found == pytest.approx(expected, rel=2e-5), file
+
+
+@pytest.mark.parametrize("strategy", [("--config=strategies/zero2",), ZERO3], ids=["zero2", "zero3"])
+def test_fine_tuning_from_one_rank_s_checkpoint_is_the_same_on_two(
+    tmp_path: Path, zygote: Zygote, dist_corpus: Path, strategy: tuple[str, ...]
+) -> None:
+    """Adapters on frozen weights that came from a run of one rank."""
+    name = "mace_motion_finetune"
+    one = fit(zygote, tmp_path / "one", name, dist_corpus, 1, *LOSSES)
+    two = fit(zygote, tmp_path / "two", name, dist_corpus, 2, *LOSSES, *strategy)
+    for file, column in (("metrics.csv", "train/loss"), ("metrics_val.csv", "value")):
+        assert table(two, file, column) == pytest.approx(table(one, file, column), rel=2e-5), file
+
+
+def test_the_first_rank_dances_with_a_sharded_network(tmp_path: Path, zygote: Zygote, dist_corpus: Path) -> None:
+    """A preview of one rank while every parameter is partitioned, and training goes on as without it."""
+    preview = (
+        "--trainer.callbacks+={class_path: callbacks.motion_protocol.MotionProtocol, "
+        "init_args: {every_n_steps: 2, allow_small_n: true}}"
+    )
+    short = ("--trainer.max_steps=3", "--trainer.limit_val_batches=0", "--data.max_val_clips=2", "--seed_everything=1")
+    plain = fit(zygote, tmp_path / "plain", "mace_motion_demo", dist_corpus, 2, *short, *ZERO3)
+    shown = fit(zygote, tmp_path / "shown", "mace_motion_demo", dist_corpus, 2, *short, *ZERO3, preview)
+    assert table(shown, "metrics.csv", "train/loss") == table(plain, "metrics.csv", "train/loss")
+    names = (shown / "metrics_val.csv").read_text(encoding="utf-8")
+    assert "2,val/bas," in names
