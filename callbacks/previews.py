@@ -27,6 +27,10 @@ class Preview(pl.Callback):
         self.every_n_steps = every_n_steps
         self._last_step = 0
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The step that a resume starts from has its preview."""
+        self._last_step = trainer.global_step
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:

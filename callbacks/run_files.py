@@ -179,6 +179,7 @@ def _git_state(folder: Path) -> dict[str, Any] | None:
         return run.stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # an installed copy may lie in somebody's repository
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
     except (OSError, subprocess.SubprocessError):
         return None
@@ -239,10 +240,11 @@ class Provenance(pl.Callback):
         write_json(path, {"starts": starts})
 
     def save_rank_files(self, trainer: pl.Trainer, pl_module: pl.LightningModule, folder: Path) -> None:
-        """Every checkpoint carries the run's config."""
-        config = Path(trainer.default_root_dir) / "config.yaml"
-        if trainer.is_global_zero and config.exists():
-            (folder / "config.yaml").write_bytes(config.read_bytes())
+        """Every checkpoint carries the run's config and where it came from."""
+        for name in ("config.yaml", "provenance.json"):
+            path = Path(trainer.default_root_dir) / name
+            if trainer.is_global_zero and path.exists():
+                (folder / name).write_bytes(path.read_bytes())
 
 
 def _earlier_starts(path: Path) -> list[Any]:

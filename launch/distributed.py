@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -77,22 +78,42 @@ def together(function: Callable[[], Result]) -> Result:
     return result  # type: ignore[return-value]
 
 
+#: How often the others look whether the first rank is done.
+_PAUSE_S = 0.5
+
+
+def _wait_for_first_rank() -> None:
+    """Returns on every rank once the first one called it: without a collective, which would time out in half an hour.
+
+    The first rank may read and cut checkpoints of hundreds of gigabytes meanwhile.
+    """
+    store, rank = torch.distributed.distributed_c10d._get_default_store(), torch.distributed.get_rank()
+    call = store.add(f"macedance-decisions-{rank}", 1)
+    key = f"macedance-decided-{call}"
+    if rank == 0:
+        store.set(key, "done")
+    while not store.check([key]):
+        time.sleep(_PAUSE_S)
+
+
 def decided_by_first_rank(function: Callable[[], Result]) -> Result:
     """Call a function on the first rank and give its result, or raise its error, on all."""
     if not is_joined():
         return function()
     box: list[Any] = [None, None]
+    unexpected: Exception | None = None
     if torch.distributed.get_rank() == 0:
         try:
             box[0] = function()
         except MaceDanceError as error:
             box[1] = _to_dict(error)
         except Exception as error:
-            torch.distributed.broadcast_object_list(
-                [None, _to_dict(MaceDanceError(f"{type(error).__name__}: {error}"))]
-            )
-            raise
+            unexpected = error
+            box[1] = _to_dict(MaceDanceError(f"{type(error).__name__}: {error}"))
+    _wait_for_first_rank()
     torch.distributed.broadcast_object_list(box)
+    if unexpected is not None:
+        raise unexpected
     if box[1] is not None:
         raise _from_dict(box[1], None)
     result: Result = box[0]

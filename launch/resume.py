@@ -77,6 +77,7 @@ class RunIdentity:
         world_size: Ranks of this start.
         strategy: Its kind: ``single``, ``ddp``, ``zero1`` ...
         max_steps: Optimizer steps of the whole run.
+        precision: What this machine computes in, which may not be what the config asks for.
     """
 
     config: Mapping[str, Any]
@@ -85,6 +86,7 @@ class RunIdentity:
     world_size: int
     strategy: str
     max_steps: int
+    precision: str = ""
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,12 @@ def choose_start(mode: str, run_dir: Path, identity: RunIdentity, *, allow_chang
             return _without_checkpoint(mode, run_dir, messages)
     else:
         folder = _named(Path(mode))
+        if holds_run(run_dir) and folder.parent.parent.resolve() != run_dir.resolve():
+            raise ConfigError(
+                "the directory holds another run than the checkpoint's",
+                where=run_dir,
+                fix="name a new one with --run_dir, or the checkpoint's own",
+            )
     manifest = verify(folder) if mode not in ("auto", "must") else read_manifest(folder)
     scan_pickles(folder)
     changes = _check_identity(folder, manifest, run_dir, identity, allow_changes)
@@ -215,6 +223,9 @@ def _check_identity(
             faults.append(f"{name} is another: sha256 {then[:12]} then, {now[:12]} now")
     saved = _saved_config(folder)
     changed, free = config_changes(saved, identity.config) if saved is not None else ([], [])
+    precision = _saved_precision(folder)
+    if precision and identity.precision and precision != identity.precision:
+        changed = [*changed, f"precision on this machine: {precision} -> {identity.precision}"]
     if not allow_changes:
         faults += changed
     if faults:
@@ -251,6 +262,15 @@ def _saved_config(folder: Path) -> dict[str, Any] | None:
         return None
     loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     return loaded if isinstance(loaded, dict) else None
+
+
+def _saved_precision(folder: Path) -> str | None:
+    """What the last start before the checkpoint computed in."""
+    try:
+        starts = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))["starts"]
+        return str(starts[-1]["precision"])
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        return None
 
 
 def config_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[list[str], list[str]]:

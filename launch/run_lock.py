@@ -19,6 +19,10 @@ LOCK_NAME = ".lock"
 #: A lock whose holder was silent for longer than this is nobody's.
 SILENT_S = 60.0
 _BEAT_S = 10.0
+_HEARTBEAT = '"heartbeat": '
+#: How long a start looks at a lock whose holder may be dead on another machine, and how often.
+_PAUSE_S = 1.0
+_TRIES = 120
 
 
 class RunLock:
@@ -33,7 +37,9 @@ class RunLock:
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / LOCK_NAME
-        self._token = uuid.uuid4().hex
+        self.token = uuid.uuid4().hex
+        #: Another job took the directory while this one was silent: nothing may be written any more.
+        self.lost = False
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -47,11 +53,14 @@ class RunLock:
             ConfigError: Another living job holds the directory, or it cannot be written to.
         """
         reason: str | None = None
-        for _ in range(20):
+        first_seen: dict[str, Any] | None = None
+        for _ in range(_TRIES):
             try:
                 self._create()
             except FileExistsError:
                 holder = read_lock(self.path)
+                if holder is not None and holder["token"] == self.token:
+                    break  # the file server made the link and lost its answer
                 if holder is None:  # being written, or damaged
                     time.sleep(0.1)
                     if read_lock(self.path) is None:
@@ -59,12 +68,11 @@ class RunLock:
                     continue
                 why = _why_free(holder)
                 if why is None:
-                    raise ConfigError(
-                        f"another job trains in this directory: {_name(holder)}, its heartbeat "
-                        f"{max(time.time() - float(holder['heartbeat']), 0):.0f} s old",
-                        where=self.path.parent,
-                        fix="wait for it or stop it, or name another directory with --run_dir",
-                    ) from None
+                    first_seen = first_seen or holder
+                    if _may_be_dead(holder, first_seen):
+                        time.sleep(_PAUSE_S)
+                        continue
+                    raise self._held_by(holder) from None
                 reason = f"lock of {_name(holder)} taken over: {why}"
                 self._remove_if_still(holder["token"])
                 continue
@@ -74,10 +82,20 @@ class RunLock:
                     where=self.path,
                     fix="name a folder that you may write to with --run_dir",
                 ) from error
-            self._thread = threading.Thread(target=self._beat, name="run-lock", daemon=True)
-            self._thread.start()
-            return reason
-        raise ConfigError("other jobs fight for this directory", where=self.path.parent, fix="start one job only")
+            break
+        else:
+            raise ConfigError("other jobs fight for this directory", where=self.path.parent, fix="start one job only")
+        self._thread = threading.Thread(target=self._beat, name="run-lock", daemon=True)
+        self._thread.start()
+        return reason
+
+    def _held_by(self, holder: dict[str, Any]) -> ConfigError:
+        age_s = max(time.time() - float(holder["heartbeat"]), 0)
+        return ConfigError(
+            f"another job trains in this directory: {_name(holder)}, its heartbeat {age_s:.0f} s old",
+            where=self.path.parent,
+            fix="wait for it or stop it, or name another directory with --run_dir",
+        )
 
     def release(self) -> None:
         """Give the directory free; harmless when not held."""
@@ -85,7 +103,7 @@ class RunLock:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-            self._remove_if_still(self._token)
+            self._remove_if_still(self.token)
 
     def __enter__(self) -> RunLock:
         return self
@@ -96,21 +114,21 @@ class RunLock:
         self.release()
 
     def _content(self) -> str:
-        return json.dumps(
-            {
-                "host": socket.gethostname(),
-                "pid": os.getpid(),
-                "process_start": process_start(os.getpid()),
-                "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
-                "chain": os.environ.get("MACEDANCE_CHAIN"),
-                "heartbeat": time.time(),
-                "token": self._token,
-            }
-        )
+        content = {
+            "host": socket.gethostname(),
+            "machine": machine(),
+            "pid": os.getpid(),
+            "process_start": process_start(os.getpid()),
+            "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+            "chain": os.environ.get("MACEDANCE_CHAIN"),
+            "token": self.token,
+        }
+        # The heartbeat stands last and is always as long: it is refreshed in place.
+        return f"{json.dumps(content)[:-1]}, {_HEARTBEAT}{time.time():.3f}}}"
 
     def _create(self) -> None:
         """Make the lock whole, or raise FileExistsError: a link fails where the name stands, a rename would not."""
-        temporary = self.path.with_name(f"{LOCK_NAME}.{self._token}")
+        temporary = self.path.with_name(f"{LOCK_NAME}.{self.token}")
         temporary.write_text(self._content(), encoding="utf-8")
         try:
             os.link(temporary, self.path)
@@ -125,7 +143,7 @@ class RunLock:
 
     def _remove_if_still(self, token: str | None) -> None:
         """Remove the lock that was judged free, not one that somebody took in the meantime."""
-        aside = self.path.with_name(f"{LOCK_NAME}.{self._token}.old")
+        aside = self.path.with_name(f"{LOCK_NAME}.{self.token}.old")
         try:
             os.rename(self.path, aside)
         except FileNotFoundError:
@@ -137,16 +155,40 @@ class RunLock:
         aside.unlink(missing_ok=True)
 
     def _beat(self) -> None:
-        temporary = self.path.with_name(f"{LOCK_NAME}.{self._token}")
         while not self._stop.wait(_BEAT_S):
-            holder = read_lock(self.path)
-            if holder is not None and holder["token"] != self._token:
-                return  # taken over: we were silent for too long
+            if not self._refresh():
+                self.lost = not self._stop.is_set()
+                return
+
+    def _refresh(self) -> bool:
+        """Renew the heartbeat in the very file that was found to be ours, so that no other job's is overwritten.
+
+        Returns:
+            False when the lock is another job's; a disk that cannot be reached now is tried again.
+        """
+        try:
+            handle = os.open(self.path, os.O_RDWR)
+        except FileNotFoundError:  # somebody removed it by hand
             try:
-                temporary.write_text(self._content(), encoding="utf-8")
-                os.replace(temporary, self.path)
+                self._create()
+            except FileExistsError:
+                return False
             except OSError:
-                continue  # a full disk is not the lock's to report
+                pass
+            return True
+        except OSError:
+            return True
+        try:
+            text = os.read(handle, 65536).decode("utf-8", errors="replace")
+            if f'"{self.token}"' not in text:
+                return False
+            place = text.rfind(_HEARTBEAT)
+            os.pwrite(handle, f"{_HEARTBEAT}{time.time():.3f}}}".encode(), place)
+        except OSError:
+            pass
+        finally:
+            os.close(handle)
+        return True
 
 
 def read_lock(path: Path) -> dict[str, Any] | None:
@@ -186,16 +228,42 @@ def is_gone(pid: int, started: int | None) -> bool:
     return False
 
 
+def machine() -> str:
+    """What process numbers are unique in: this boot of this machine, and the container's own numbers."""
+    parts = []
+    for read in (
+        lambda: Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip(),
+        lambda: os.readlink("/proc/self/ns/pid"),
+    ):
+        try:
+            parts.append(read())
+        except OSError:
+            continue
+    return " ".join(parts)
+
+
+def _is_here(holder: dict[str, Any]) -> bool:
+    """Whether the holder's process number means something to this process."""
+    return holder["host"] == socket.gethostname() and holder.get("machine", machine()) == machine()
+
+
+def _may_be_dead(holder: dict[str, Any], first_seen: dict[str, Any]) -> bool:
+    """Whether to look again: the holder is on another machine and gave no sign of life since it was first seen."""
+    return not _is_here(holder) and holder["heartbeat"] == first_seen["heartbeat"]
+
+
 def _why_free(holder: dict[str, Any]) -> str | None:
     """Why a lock is nobody's; None while its holder lives."""
-    job = os.environ.get("SLURM_JOB_ID")
-    if job and holder.get("slurm_job_id") == job and holder["pid"] != os.getpid():
-        return "it is of this SLURM job before it was requeued"
-    chain = os.environ.get("MACEDANCE_CHAIN")
-    if chain and holder.get("chain") == chain and holder["pid"] != os.getpid():
-        return "it is of the job before this one in a chain, of which one runs at a time"
-    if holder["host"] == socket.gethostname() and is_gone(int(holder["pid"]), holder.get("process_start")):
-        return "its process is gone"
+    if _is_here(holder):
+        if is_gone(int(holder["pid"]), holder.get("process_start")):
+            return "its process is gone"
+        # Alive: two starts within one job stand in each other's way like any other two.
+    else:
+        job, chain = os.environ.get("SLURM_JOB_ID"), os.environ.get("MACEDANCE_CHAIN")
+        if job and holder.get("slurm_job_id") == job:
+            return "it is of this SLURM job before it was requeued"
+        if chain and holder.get("chain") == chain:
+            return "it is of the job before this one in a chain, of which one runs at a time"
     if time.time() - float(holder["heartbeat"]) > SILENT_S:
         return f"no heartbeat for {time.time() - float(holder['heartbeat']):.0f} s"
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -16,6 +17,7 @@ import yaml
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from callbacks.checkpoints import Checkpoints
+from callbacks.directory import OwnDirectory
 from callbacks.loss_report import LossReport
 from callbacks.numerics import NonFinite
 from callbacks.quarantine import Quarantine
@@ -28,7 +30,7 @@ from launch.failures import explain_failure, is_interrupt
 from launch.options import check_writable, positive_int, quiet_libraries, say, writable_folder
 from launch.resume import MODES, RunIdentity, Start, choose_start, normalizer_sha256
 from launch.run import Run
-from launch.run_lock import RunLock
+from launch.run_lock import LOCK_NAME, RunLock, read_lock
 from launch.training_cli import TrainingCLI, build_cli
 from lightning_modules.base import ExpertModule
 from lightning_modules.strategies import strategy_kind
@@ -69,7 +71,7 @@ def prepare_run(arguments: Sequence[str]) -> Run:
             run.start = decided_by_first_rank(lambda: _claim_and_choose(run))
             if run.start.finished:
                 return run
-            together(lambda: writable_folder(directory))
+            together(lambda: _check_shared(directory))
             for message in run.start.messages if is_first_rank() else ():
                 say(message)
         trainer.callbacks = _callbacks(run, is_trial)  # type: ignore[attr-defined]
@@ -82,6 +84,22 @@ def prepare_run(arguments: Sequence[str]) -> Run:
                 _write_config(run)
         given_up.pop_all()
     return run
+
+
+def _check_shared(directory: Path) -> None:
+    """Every rank must write into the first one's directory, not into one of that name on its own machine's disk."""
+    token = decided_by_first_rank(lambda: str((read_lock(directory / LOCK_NAME) or {}).get("token")))
+    patience_s = 60.0  # a shared file system may remember for a while that there was nothing
+    while (read_lock(directory / LOCK_NAME) or {}).get("token") != token:
+        patience_s -= 1.0
+        if patience_s < 0:
+            raise ConfigError(
+                "the run directory is not the first rank's: it is not on a file system that the machines share",
+                where=directory,
+                fix="name a shared one with --run_dir",
+            )
+        time.sleep(1.0)
+    writable_folder(directory)
 
 
 def _parsed(arguments: Sequence[str]) -> TrainingCLI:
@@ -140,6 +158,7 @@ def _claim_and_choose(run: Run) -> Start:
         world_size=run.trainer.world_size,
         strategy=strategy_kind(run.trainer),
         max_steps=run.trainer.max_steps,
+        precision=str(run.trainer.precision),
     )
 
     def choose() -> Start:
@@ -185,9 +204,12 @@ def _callbacks(run: Run, is_trial: bool) -> list[pl.Callback]:
     asked: list[pl.Callback] = run.trainer.callbacks  # type: ignore[attr-defined]
     limit = config.watchdog_timeout_s
     watchdog = [] if is_trial or limit == 0 or _has(asked, Watchdog) else [Watchdog(timeout_s=limit)]
+    lock = run.lock
+    owner = [] if lock is None else [OwnDirectory(lambda: lock.lost)]
     numerics = [] if _has(asked, NonFinite) else [NonFinite()]
     return [
         *watchdog,
+        *owner,
         throughput,
         *numerics,
         *([] if _has(asked, Quarantine) else [Quarantine()]),

@@ -7,6 +7,7 @@ Source: MACE-Dance eq. 4-5, with the weights of EDGE (Tseng et al., CVPR 2023) a
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -210,6 +211,8 @@ class MotionLosses(nn.Module):
             torch.distributed.all_reduce(values)
             values = values / torch.distributed.get_world_size()
         *numbers, true_foot = values.tolist()
+        if not math.isfinite(sum(numbers)):
+            return  # a step that does not count: the next one is measured
         value = dict(zip(names, numbers, strict=True))
         measured_on = dict.fromkeys(names, "batch")
         if value["foot"] <= _NOTHING:

@@ -6,12 +6,13 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from launch.run_lock import LOCK_NAME, RunLock, process_start, read_lock
+from launch.run_lock import LOCK_NAME, SILENT_S, RunLock, process_start, read_lock
 from macedance.errors import ConfigError
 
 
@@ -42,11 +43,52 @@ def test_a_released_directory_is_free(tmp_path: Path) -> None:
     second.release()
 
 
-def test_a_fresh_heartbeat_of_another_host_is_respected(tmp_path: Path) -> None:
+def test_a_beating_heart_on_another_host_is_respected(tmp_path: Path) -> None:
     leave_lock(tmp_path)
+
+    def beat() -> None:
+        time.sleep(1.5)
+        leave_lock(tmp_path, heartbeat=time.time())
+
+    other = threading.Thread(target=beat)
+    other.start()
     with pytest.raises(ConfigError, match="process 1 on elsewhere"):
         RunLock(tmp_path).acquire()
+    other.join()
     assert json.loads((tmp_path / LOCK_NAME).read_text())["token"] == "theirs"
+
+
+def test_a_holder_on_another_host_that_stays_silent_is_waited_for_and_replaced(tmp_path: Path) -> None:
+    leave_lock(tmp_path, heartbeat=time.time() - SILENT_S + 2)
+    lock = RunLock(tmp_path)
+    assert "no heartbeat" in str(lock.acquire())
+    lock.release()
+
+
+def test_two_starts_within_one_job_stand_in_each_other_s_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    with RunLock(tmp_path) as lock:
+        lock.acquire()
+        with pytest.raises(ConfigError, match="SLURM job 77"):
+            RunLock(tmp_path).acquire()
+
+
+def test_the_heartbeat_is_renewed_in_place_and_only_in_our_own_lock(tmp_path: Path) -> None:
+    lock = RunLock(tmp_path)
+    lock.acquire()
+    before = read_lock(tmp_path / LOCK_NAME)
+    time.sleep(0.05)
+    assert lock._refresh()
+    after = read_lock(tmp_path / LOCK_NAME)
+    assert before is not None
+    assert after is not None
+    assert after["heartbeat"] > before["heartbeat"]
+    assert after["token"] == before["token"]
+    leave_lock(tmp_path)  # another job took it over
+    assert not lock._refresh()
+    assert read_lock(tmp_path / LOCK_NAME)["token"] == "theirs"  # type: ignore[index]
+    lock.release()
+    assert (tmp_path / LOCK_NAME).exists()
 
 
 @pytest.mark.parametrize(
