@@ -118,6 +118,13 @@ class ExpertModule(pl.LightningModule):
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule.factor(step, max_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Everything but the positions, which only the CPU reads: asking a GPU for them would make it wait."""
+        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        if isinstance(batch, dict) and "position" in batch:
+            moved["position"] = batch["position"]
+        return moved
+
     def describe(self) -> dict[str, Any]:
         """The ``config.json`` of the model being trained; every checkpoint carries it."""
         raise NotImplementedError

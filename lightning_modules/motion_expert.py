@@ -186,7 +186,7 @@ class MotionExpertModule(ExpertModule):
         """
         real_B = batch["position"] >= 0
         draws = self._draws(batch["position"] + _VALIDATION_OFFSET, batch["poses"].shape[1])
-        terms = self._losses_of(batch, draws, real_B)
+        terms = self._losses_of(batch, draws, real_B.to(self.device))
         self.val_loss.update(terms["total"], int(real_B.sum()))
         self.log("val/loss", self.val_loss, on_step=False, on_epoch=True)
 
