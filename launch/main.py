@@ -84,7 +84,8 @@ def _run(verb: str, arguments: list[str]) -> int:
             print(f"macedance {verb}: error on rank {rank}: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print(f"macedance {verb}: interrupted", file=sys.stderr)
+        if _rank() == 0:
+            print(f"macedance {verb}: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader of our output went away, as `head` does; stdout must not be flushed again at exit.

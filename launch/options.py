@@ -112,7 +112,7 @@ class _NoChatter(logging.Filter):
         r"Trainer\.fit|.*Tip:|Restor(ing|ed all) states|"
         r"Running in `fast_dev_run`|LOCAL_RANK|Seed set|You are using a CUDA device|Trainer will use only 1 of|"
         r"Initializing distributed|-{20,}|distributed_backend|`weights_only` was not set|"
-        r"Using (bfloat16|16bit) )"
+        r"Using (bfloat16|16bit) |Detected KeyboardInterrupt)"
     )
 
     def filter(self, record: logging.LogRecord) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -120,3 +121,14 @@ def test_the_main_process_of_several_leaves_76_too(make_run: MakeRun, tmp_path: 
     (result,) = run.as_process(ranks=2)
     assert result.returncode == 76, result.stderr[-3000:]
     assert {p.name for p in run.directory.glob("hang-*")} == {"hang-rank-0000.txt", "hang-rank-0001.txt"}
+
+
+@pytest.mark.parametrize("kind", ["single", "ddp"])
+def test_ctrl_c_ends_with_130_in_one_line(make_run: MakeRun, tmp_path: Path, kind: str) -> None:
+    """A terminal sends it to every rank."""
+    run = make_run(tmp_path, kind, arguments=["--trainer.max_steps=6"])
+    launch = run.run(expect=130, stops=[Stop("forward", 2, rank="all", signal=signal.SIGINT)])
+    said = launch.said()
+    assert said.count("interrupted") == 1, said
+    assert "Traceback" not in said
+    assert "KeyboardInterrupt" not in said
