@@ -6,8 +6,10 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import pytest
 from scipy.ndimage import gaussian_filter1d
 
+from macedance.metrics.keypoints import KeypointClip
 from macedance.motion.files import JointClip, Motion
 
 
@@ -61,3 +63,37 @@ def standing_joints(frames: int, foot_speed_m_s: float = 0.0, fps: float = 30.0)
     joints = motion.joint_positions().astype(np.float64)
     joints[..., 0] += (np.arange(frames) * foot_speed_m_s / fps)[:, None]
     return joints
+
+
+def random_keypoints(seed: int, frames: int = 64, scale: float = 1.0) -> np.ndarray:
+    """(T, 25, 3): the random dance seen from the front, 200 pixels a metre, in the layout coco_25."""
+    joints = random_joints(seed, frames, scale)
+    coco = joints[:, [15, 15, 15, 15, 15, 16, 17, 18, 19, 20, 21, 1, 2, 4, 5, 7, 8]]
+    points = np.zeros((frames, 25, 3))
+    rows = (0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12, 13, 15, 16, 17, 18)
+    points[:, rows, :2] = coco[..., :2]
+    points[:, 5, :2] = joints[:, 12, :2]
+    points[:, 14, :2] = joints[:, 0, :2]
+    points[:, 19:22, :2] = joints[:, 10:11, :2]
+    points[:, 22:, :2] = joints[:, 11:, :2][:, :1]
+    points[..., :2] = points[..., :2] * np.array([200.0, -200.0]) + np.array([320.0, 500.0])
+    points[..., 2] = 0.9
+    return points
+
+
+def random_keypoint_clips(count: int, seed: int = 0, frames: int = 64, **options: Any) -> list[KeypointClip]:
+    """Clips at 16 fps with beats at 120 BPM of a random phase."""
+    rng = np.random.default_rng(seed)
+    clips = []
+    for index in range(count):
+        points = random_keypoints(seed * 100_003 + index, frames, **options)
+        beats = np.arange(rng.uniform(0, 0.5), frames / 16, 0.5)
+        clips.append(KeypointClip(points, 16.0, music_beats_s=beats, name=f"{seed}-{index}", song=f"song{index}"))
+    return clips
+
+
+def approx(entries: dict[str, Any]) -> dict[str, Any]:
+    """Entries of an evaluation to compare others with."""
+    return {
+        key: {k: pytest.approx(v) if isinstance(v, float) else v for k, v in e.items()} for key, e in entries.items()
+    }

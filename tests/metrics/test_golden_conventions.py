@@ -1,61 +1,89 @@
-"""The switches of the features, set to what papers published, give the published implementations' numbers."""
+"""The published presets give the published implementations' numbers, flaws included."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from macedance.metrics.functional.beat import beat_alignment, mean_joint_speed, speed_minima
-from macedance.metrics.functional.frechet import frechet_distance, mean_pairwise_distance
-from macedance.metrics.presets import MotionPreset
+from macedance.metrics.conventions import Preset
+from macedance.metrics.keypoints import LAYOUTS, KeypointClip
+from macedance.metrics.motion import evaluate_clips
+from macedance.metrics.presets import JOINT_PRESETS, MACE2D, MACE3D, MotionPreset
+from macedance.motion.files import JointClip
 
-AIST = {"kinetic_frame_s": 1 / 60, "half_window": 2, "acceleration": "published", "geometric_frame_s": 1 / 120}
-MEGA = {"kinetic_frame_s": 1 / 30, "half_window": 2, "convolved": True, "geometric_frame_s": 1 / 120}
-POPULATION = {"std_ddof": 0, "std_eps": 1e-10, "dead_std": None}
-UNBIASED = {"std_ddof": 1, "std_eps": 1e-10, "dead_std": None}
-CONVENTIONS: list[dict[str, Any]] = [
-    {"name": "bailando_aist", **AIST, **POPULATION},
-    {
-        "name": "lodge_finedance",
-        **AIST,
-        **POPULATION,
-        "num_joints": 22,
-        "kinetic_dims": 66,
-        "centring": "root_relative",
-    },
-    {"name": "megadance", **MEGA, **UNBIASED},
-    {"name": "mace3d", **MEGA, **UNBIASED, "std_eps": 1e-4, "kinetic_dims": 66, "quarter_turn": True},
-]
+PUBLISHED = [preset for preset in JOINT_PRESETS.values() if preset.name != "clean"]
+REL = 1e-5
 
 
-@pytest.mark.parametrize("convention", CONVENTIONS, ids=lambda c: c["name"])
-def test_published_convention_is_reproduced(
-    convention: dict[str, Any],
-    golden_joints: dict[str, torch.Tensor],
-    golden_values: dict[str, dict[str, float]],
+def golden_clips(motions: dict[str, np.ndarray], name: str, kind: str) -> list[Any]:
+    clips: list[Any] = []
+    for i, (points, beats) in enumerate(zip(motions[f"{name}_{kind}"], motions[f"{name}_beats_s"], strict=True)):
+        beats = beats[~np.isnan(beats)]
+        if kind == "joints":
+            clips.append(JointClip(points, 30.0, music_beats_s=beats, name=str(i), song=str(i)))
+        else:
+            layout = LAYOUTS["coco_17_plus_8"]
+            clips.append(KeypointClip(points, 16.0, music_beats_s=beats, name=str(i), song=str(i), layout=layout))
+    return clips
+
+
+@pytest.fixture(scope="module")
+def joint_sets(golden_motions: dict[str, np.ndarray]) -> tuple[list[JointClip], list[JointClip]]:
+    return golden_clips(golden_motions, "generated", "joints"), golden_clips(golden_motions, "gt", "joints")
+
+
+def check_distribution(values: dict[str, Any], expected: dict[str, float], rel: float = REL) -> None:
+    for kind in ("k", "g"):
+        assert values[f"fid_{kind}"]["value"] == pytest.approx(expected[f"fid_{kind}"], rel=rel)
+        assert values[f"div_{kind}"]["value"] == pytest.approx(expected[f"div_{kind}"], rel=rel)
+        assert values[f"div_{kind}_reference"]["value"] == pytest.approx(expected[f"div_{kind}_gt"], rel=rel)
+
+
+@pytest.mark.parametrize("preset", PUBLISHED, ids=lambda p: p.name)
+def test_published_preset_is_reproduced(
+    preset: Preset, joint_sets: tuple[list[JointClip], list[JointClip]], golden_values: dict[str, dict[str, float]]
 ) -> None:
-    preset = MotionPreset(**convention)
-    expected = golden_values[preset.name]
-    for key, features in (("k", preset.kinetic), ("g", preset.geometric)):
-        x, y = features(golden_joints["generated"], 30.0), features(golden_joints["gt"], 30.0)
-        by_reference = preset.standardization(y)
-        x, y = by_reference.apply(x), by_reference.apply(y)
-        assert frechet_distance(x, y) == pytest.approx(expected[f"fid_{key}"], rel=1e-5)
-        assert mean_pairwise_distance(x) == pytest.approx(expected[f"div_{key}"], rel=1e-5)
-        assert mean_pairwise_distance(y) == pytest.approx(expected[f"div_{key}_gt"], rel=1e-5)
+    values = evaluate_clips(*joint_sets, preset=preset)
+    check_distribution(values, golden_values[preset.name])
+    for suffix, name in (("", "generated"), ("_reference", "gt")):
+        beats = golden_values["bas_music_to_motion"][name]
+        assert values[f"bas{suffix}"]["value"] == pytest.approx(beats, rel=1e-6)
+        if preset.name != "mace3d":
+            assert values[f"pfc{suffix}"]["value"] == pytest.approx(golden_values["pfc_y_up"][name], rel=REL)
+        if preset.name == "lodge_finedance":
+            skating = values[f"foot_skating{suffix}"]
+            assert skating["value"] == pytest.approx(golden_values["fsr_lodge"][name], rel=1e-6)
+            assert skating["feet_without_contact"] == golden_values["fsr_lodge"][f"nan_{name}"]
 
 
-def test_published_beat_alignment_is_reproduced_in_frames(
+def test_mace2d_is_reproduced(
     golden_motions: dict[str, np.ndarray], golden_values: dict[str, dict[str, float]]
 ) -> None:
-    for name in ("gt", "generated"):
-        minima = speed_minima(mean_joint_speed(golden_motions[f"{name}_joints"], 1.0), 5.0)
-        beats = golden_motions[f"{name}_beats_s"]
-        scores = [
-            beat_alignment(np.floor(b[~np.isnan(b)] * 30), np.flatnonzero(m), 3.0)
-            for b, m in zip(beats, minima, strict=True)
-        ]
-        assert np.mean(scores) == pytest.approx(golden_values["bas_music_to_motion"][name], rel=1e-6)
+    generated, reference = (golden_clips(golden_motions, name, "keypoints") for name in ("generated", "gt"))
+    paired = [replace(c, music_beats_s=r.music_beats_s) for c, r in zip(generated, reference, strict=True)]
+    values = evaluate_clips(paired, reference, preset=MACE2D)
+    check_distribution(values, golden_values["mace2d"], rel=1e-6)
+    assert values["bas"]["value"] == pytest.approx(golden_values["mace2d"]["bas"], rel=1e-6)
+    assert values["bas_reference"]["value"] == pytest.approx(golden_values["mace2d"]["bas_gt"], rel=1e-6)
+    assert values["pfc"]["value"] is None
+    assert values["pfc"]["reason"] == "not part of the published 2-D protocol"
+
+
+def test_published_pfc_is_per_frame_and_mace3d_takes_another_axis_for_up(
+    joint_sets: tuple[list[JointClip], list[JointClip]],
+) -> None:
+    clip = joint_sets[1][0]
+    joints = torch.from_numpy(clip.joints)[None]
+    published = JOINT_PRESETS["bailando_aist"]
+    torch.testing.assert_close(
+        published.measure(joints, 60.0).scalars[:, 2], published.measure(joints, 30.0).scalars[:, 2]
+    )
+    assert isinstance(MACE3D, MotionPreset)
+    sideways = joints[..., [1, 0, 2]] * torch.tensor([-1.0, 1.0, 1.0])
+    upright = replace(MACE3D, quarter_turn=False).measure(sideways, 30.0)
+    torch.testing.assert_close(MACE3D.measure(joints, 30.0).scalars[:, 2], upright.scalars[:, 2])
+    torch.testing.assert_close(MACE3D.measure(joints, 30.0).kinetic, upright.kinetic)
