@@ -173,9 +173,10 @@ class NonFinite(pl.Callback):
     verdict over all micro-batches and ranks costs one small collective and one read by the host for each optimizer
     step. Every refused share of a step is written to ``skipped.jsonl`` with the keys of its samples.
 
-    Which rank's gradient was not finite is known under one rank and DDP; sharded gradients are only seen summed, and
-    then every rank's samples are listed, unless a loss already told. With 16-bit loss scaling the scaler judges the
-    gradients, which overflow in its normal work, and only losses are judged here.
+    Gradients are judged by their Euclidean norm: one that overflows float32 counts as not finite too. Which rank's it
+    was is known under one rank and DDP; sharded gradients are only seen summed, and then every rank's samples are
+    listed, unless a loss already told. With 16-bit loss scaling the scaler judges the gradients, which overflow in its
+    normal work, and only losses are judged here.
 
     Args:
         budget: Steps that may be skipped in the whole run; one more ends it.
@@ -192,7 +193,7 @@ class NonFinite(pl.Callback):
         self.skipped_this_step = False
         self._keys: list[str] = []
         self._loss: Tensor | None = None
-        self._local_peak: Tensor | None = None
+        self._local_norm: Tensor | None = None
         self._undo: Any = None
 
     # ---------------------------------------------------------------- what a step is made of
@@ -205,8 +206,8 @@ class NonFinite(pl.Callback):
 
     def _watch_local_gradients(self, model: DistributedDataParallel) -> None:
         def look_then_reduce(_: None, bucket: dist.GradBucket) -> Any:
-            peak = bucket.buffer().norm(float("inf"))
-            self._local_peak = peak if self._local_peak is None else self._local_peak.maximum(peak)
+            norm = bucket.buffer().norm()
+            self._local_norm = norm if self._local_norm is None else self._local_norm.maximum(norm)
             return allreduce_hook(None, bucket)  # type: ignore[arg-type]
 
         look_then_reduce.__annotations__.clear()  # torch compares them with classes; here they are texts
@@ -214,7 +215,7 @@ class NonFinite(pl.Callback):
             model.register_comm_hook(None, look_then_reduce)
         except RuntimeError:
             # A hook of the user's own stands there: a bad gradient is then put down to every rank.
-            self._local_peak = None
+            self._local_norm = None
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -240,7 +241,7 @@ class NonFinite(pl.Callback):
         if not is_step_boundary(trainer):
             return
         verdicts = self._verdicts(trainer, optimizer)
-        keys, self._keys, self._loss, self._local_peak = self._keys, [], None, None
+        keys, self._keys, self._loss, self._local_norm = self._keys, [], None, None
         spike: LossSpike | None = find_callback(trainer, LossSpike)
         reasons, budget = refusals(verdicts), self.budget
         if not reasons and spike is not None:
@@ -260,8 +261,8 @@ class NonFinite(pl.Callback):
         if str(trainer.precision).startswith("16"):
             summed = self._loss.new_ones(())
         else:
-            summed = get_total_norm(gradients_of(trainer, optimizer), float("inf")).isfinite()
-        local = summed if self._local_peak is None else self._local_peak.isfinite()
+            summed = get_total_norm(gradients_of(trainer, optimizer)).isfinite()
+        local = summed if self._local_norm is None else self._local_norm.isfinite()
         mine = self._loss.new_empty(3)
         for place, value in enumerate((self._loss, summed, local)):
             mine[place] = value
@@ -272,7 +273,7 @@ class NonFinite(pl.Callback):
         read = mine.new_empty(len(rows), 3)
         for place, row in enumerate(rows):
             read[place] = row
-        knows_local = self._local_peak is not None or trainer.world_size == 1
+        knows_local = self._local_norm is not None or trainer.world_size == 1
         return [Verdict(loss, bool(s), bool(own), knows_local) for loss, s, own in read.tolist()]
 
     def _faults(

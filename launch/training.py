@@ -203,10 +203,10 @@ def _callbacks(run: Run, is_trial: bool) -> list[pl.Callback]:
     saving = [] if is_trial else [checkpoints, run.preemption]
     asked: list[pl.Callback] = run.trainer.callbacks  # type: ignore[attr-defined]
     limit = config.watchdog_timeout_s
-    watchdog = [] if is_trial or limit == 0 or _has(asked, Watchdog) else [Watchdog(timeout_s=limit)]
+    watchdog = _of(asked, Watchdog) or ([] if is_trial or limit == 0 else [Watchdog(timeout_s=limit)])
     lock = run.lock
     owner = [] if lock is None else [OwnDirectory(lambda: lock.lost)]
-    numerics = [] if _has(asked, NonFinite) else [NonFinite()]
+    numerics = _of(asked, NonFinite) or [NonFinite()]
     return [
         *watchdog,
         *owner,
@@ -216,10 +216,15 @@ def _callbacks(run: Run, is_trial: bool) -> list[pl.Callback]:
         *files,
         LossReport(),
         TrainingProgress(),
-        *asked,
+        *(callback for callback in asked if callback not in (*watchdog, *numerics)),
         *saving,
         ResumeThroughput(throughput),
     ]
+
+
+def _of(callbacks: Sequence[pl.Callback], kind: type[pl.Callback]) -> list[pl.Callback]:
+    """A config's own callbacks of a kind that has its place: they stand there, whatever the config's order."""
+    return [callback for callback in callbacks if isinstance(callback, kind)]
 
 
 def _has(callbacks: Sequence[pl.Callback], kind: type[pl.Callback]) -> bool:
