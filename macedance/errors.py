@@ -56,6 +56,12 @@ class DataError(MaceDanceError):
     exit_code = 2
 
 
+class TransportError(DataError):
+    """A server or a network that does not answer, for now: exit code 76, as of everything that a restart may mend."""
+
+    exit_code = 76
+
+
 class CheckpointError(MaceDanceError):
     """A checkpoint that is missing, foreign, damaged or of another model: exit code 2."""
 

@@ -19,7 +19,7 @@ from datamodules.streams.index_file import Identity, Known, cache_places, load_i
 from datamodules.streams.locks import exclusive
 from datamodules.streams.scan import ShardRows, scan_shard
 from datamodules.streams.tar_headers import BLOCK
-from macedance.errors import DataError
+from macedance.errors import DataError, TransportError
 from macedance.music.cache import cache_root
 
 MAX_LISTED = 20  # faulty shards that one error names
@@ -150,7 +150,7 @@ def index_rows(
     """
     known = _known(places)
     if not all(identity in known for identity in shards.values()):
-        with _building(places[-1]):
+        with building(places[-1]):
             known = {**_known(places), **(fetch() if fetch is not None else {})}
             missing = [shard for shard, identity in shards.items() if identity not in known]
             for shard, result in zip(missing, _scan_all(missing, scan_one, threads), strict=True):
@@ -172,7 +172,7 @@ def _known(places: Sequence[Path]) -> Known:
     return known
 
 
-def _building(place: Path) -> AbstractContextManager[object]:
+def building(place: Path) -> AbstractContextManager[object]:
     """The lock of an index; a folder that cannot be written costs the waiting, not the index."""
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -184,11 +184,13 @@ def _building(place: Path) -> AbstractContextManager[object]:
 def _scan_all(
     shards: Sequence[_Shard], scan_one: Callable[[_Shard], ShardRows], threads: int
 ) -> list[ShardRows | DataError]:
-    """Scan shards, some at a time; what cannot be scanned gives its error."""
+    """Scan shards, some at a time; what cannot be scanned gives its error, a server that does not answer raises it."""
 
     def attempt(shard: _Shard) -> ShardRows | DataError:
         try:
             return scan_one(shard)
+        except TransportError:
+            raise
         except DataError as error:
             return error
 

@@ -11,7 +11,7 @@ from typing import TypedDict, TypeVar
 
 from datamodules.streams.dataset import Samples
 from datamodules.streams.order import SampleOrder
-from macedance.errors import DataError
+from macedance.errors import DataError, TransportError
 
 DEFAULT_MAX_QUARANTINED = 16
 _LONGEST_SEARCH = 4096
@@ -41,6 +41,7 @@ def substitute(
 
     Raises:
         DataError: No other sample can be used.
+        TransportError: One of them cannot be fetched for now.
     """
     faulty = order.sample_at(position)
     tried = {faulty}
@@ -51,6 +52,8 @@ def substitute(
         tried.add(number)
         try:
             row = make(number)
+        except TransportError:
+            raise  # the substitute would be another one when the network is back
         except DataError:
             continue  # its own turn comes, and its own record
         event = Quarantined(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.streams.shard_cache import CachedShard
-from macedance.errors import DataError, MaceDanceError
+from macedance.errors import DataError, MaceDanceError, TransportError
 
 _OPEN_SHARDS = 16
 _LOST_FOR_S = 600.0  # a shard that could not be fetched is not asked for again for as long
@@ -38,7 +38,8 @@ class ShardReader:
         """`size` bytes of shard number `shard` from `offset`, in memory of their own.
 
         Raises:
-            DataError: The shard vanished, cannot be fetched, or became shorter.
+            DataError: The shard vanished, or became shorter.
+            TransportError: It cannot be fetched for now.
         """
         view = np.empty(size, np.uint8).data
         try:
@@ -60,12 +61,14 @@ class ShardReader:
         return self._open[shard]
 
     def _fetched(self, number: int, shard: CachedShard) -> int:
-        """A descriptor of a remote shard; one that was given up is not tried again for a while."""
+        """A descriptor of a remote shard; one that the server does not have is not asked for again for a while."""
         until, error = self._lost.get(number, (0.0, None))
         if error is not None and time.monotonic() < until:
             raise error
         try:
             return shard.open()
+        except TransportError:
+            raise  # it may be there at the next try
         except DataError as error:
             self._lost[number] = (time.monotonic() + _LOST_FOR_S, error)
             raise

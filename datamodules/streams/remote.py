@@ -13,7 +13,7 @@ from datamodules.streams.manifest import ShardEntry
 from datamodules.streams.scan import LocalShard, ShardRows, scan
 from datamodules.streams.shard_cache import CachedShard, RemoteShard, ShardCache
 from datamodules.streams.transport import MissingFile, join_url, retrying, shown, transport_for
-from macedance.errors import DataError
+from macedance.errors import DataError, TransportError
 from macedance.motion.atomic import write_atomically
 
 _READ_AHEAD = 64 << 10
@@ -40,7 +40,8 @@ class RemoteFolder:
 
         Raises:
             MissingFile: The server does not have it.
-            DataError: It cannot be fetched.
+            DataError: It may not be read.
+            TransportError: The server does not answer.
         """
         url = join_url(self.url, name)
         transport = transport_for(url, self.cache.patience.timeout_s)
@@ -51,7 +52,11 @@ class RemoteFolder:
         return CachedShard(RemoteShard(join_url(self.url, entry.file), entry.bytes, entry.sha256), self.cache)
 
     def fault(self, entry: ShardEntry) -> str | None:
-        """What is wrong with a shard as far as the server says, or None; one that is here already is not asked for."""
+        """What is wrong with a shard as far as the server says, or None; one that is here already is not asked for.
+
+        Raises:
+            TransportError: The server does not answer.
+        """
         shard = self.shard(entry).remote
         if self.cache.holds(shard):
             return None
@@ -60,6 +65,8 @@ class RemoteFolder:
             size = retrying(lambda: transport.size(shard.url), shard.url, self.cache.patience)
         except MissingFile:
             return f"{entry.file} is missing"
+        except TransportError:
+            raise
         except DataError as error:
             return f"{entry.file} {error.what}"
         return None if size == entry.bytes else f"{entry.file} has {size} bytes, not {entry.bytes}"

@@ -12,13 +12,13 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 from datamodules.streams.locks import exclusive, share, unused
-from datamodules.streams.transport import PassingFault, Patience, given_up, shown, transport_for
+from datamodules.streams.transport import PassingFault, Patience, WrongContent, given_up, shown, transport_for
 from macedance.errors import ConfigError, DataError
 
 _LOG = logging.getLogger(__name__)
@@ -79,7 +79,8 @@ class ShardCache:
         """A descriptor of the shard, fetched first where it is not here; closing it allows the shard to be dropped.
 
         Raises:
-            DataError: It cannot be fetched, differs from the manifest, or the cache folder cannot be written.
+            TransportError: It cannot be fetched for now.
+            DataError: It is not there, differs from the manifest, or the cache folder cannot be written.
             ConfigError: The shard alone is larger than the cache may be.
         """
         while True:
@@ -91,7 +92,8 @@ class ShardCache:
             except OSError as error:
                 raise self._unusable(error) from error
             share(descriptor)
-            os.utime(descriptor)  # the time of the last use: what was used longest ago is dropped first
+            with suppress(OSError):  # another user's shard can be read and not be marked
+                os.utime(descriptor)  # the time of the last use: what was used longest ago is dropped first
             return descriptor
 
     def fetch(self, shard: RemoteShard, *, wait: bool = True) -> bool:
@@ -199,7 +201,8 @@ def download(shard: RemoteShard, stream: IO[bytes], patience: Patience) -> None:
     """Write a shard into an open file, going on where a broken connection left off, and verify it.
 
     Raises:
-        DataError: It cannot be fetched after the allowed tries, or is not what the manifest says.
+        TransportError: It cannot be fetched after the allowed tries.
+        DataError: The server does not have it, or it is not what the manifest says.
     """
     transport = transport_for(shard.url, patience.timeout_s)
     digest, written, failed = hashlib.sha256(), 0, 0
@@ -210,12 +213,12 @@ def download(shard: RemoteShard, stream: IO[bytes], patience: Patience) -> None:
                 digest.update(block)
                 written += len(block)
                 if written > shard.bytes:
-                    raise PassingFault(f"more than the manifest's {shard.bytes} bytes arrive")
+                    raise WrongContent(f"more than the manifest's {shard.bytes} bytes arrive")
                 stream.write(block)
             if written < shard.bytes:
-                raise PassingFault(f"{written} of {shard.bytes} bytes arrived")
+                raise WrongContent(f"{written} of {shard.bytes} bytes arrived")
             if digest.hexdigest() != shard.sha256:
-                raise PassingFault("its sha256 is not the manifest's")
+                raise WrongContent("its sha256 is not the manifest's")
             return
         except PassingFault as fault:
             failed = 1 if written - before >= _ENOUGH and written < shard.bytes else failed + 1

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from datamodules.streams.index import MAX_LISTED, ShardIndex, assemble, index_rows
+from datamodules.streams.index import MAX_LISTED, ShardIndex, assemble, building, index_rows
 from datamodules.streams.index_file import Identity, cache_places
 from datamodules.streams.manifest import (
     MAKE_ONE,
@@ -24,7 +25,8 @@ from datamodules.streams.remote import RemoteFolder
 from datamodules.streams.scan import scan_shard
 from datamodules.streams.shard_cache import CachedShard, ShardCache
 from datamodules.streams.transport import MissingFile, RefusedFile, is_url, parent_url, shown
-from macedance.errors import DataError
+from macedance.errors import DataError, TransportError
+from macedance.motion.atomic import write_atomically
 from macedance.music.cache import cache_root
 
 DEFAULT_CACHE_GB = 64.0
@@ -93,7 +95,7 @@ class ShardSet:
             DataError: Some shard is missing, truncated, damaged, or holds another number of samples than the
                 manifest says; one error lists all of them.
         """
-        faults = self._faults(verify)
+        faults = self._faults(verify) if isinstance(self.folder, Path) else self._faults_once(self._index_place)
         entries = [entry for entry in self.info.shards if entry.file not in faults]
         folder, found = self.folder, dict[ShardEntry, DataError]()
         if isinstance(folder, Path):
@@ -106,7 +108,7 @@ class ShardSet:
                 found,
             )
         else:
-            places = cache_places(f"{folder}/{self.split}", None, cache_root() / "index")
+            places = [self._index_place]
             known = index_rows(
                 {entry: Identity(Path(entry.file).name, entry.bytes, -1, entry.sha256) for entry in entries},
                 folder.scan,
@@ -122,13 +124,40 @@ class ShardSet:
         self._refuse(faults)
         return assemble([str(shard) for shard in self.shards], list(known.values()))
 
+    @property
+    def _index_place(self) -> Path:
+        """Where the index of a remote split is kept."""
+        return cache_places(f"{self.folder}/{self.split}", None, cache_root() / "index")[-1]
+
+    def _faults_once(self, place: Path) -> dict[str, str]:
+        """As `_faults`, of a remote split: the first process of this machine asks, once for each manifest.
+
+        Nothing is believed for it: whatever is fetched is compared with the manifest's sha256.
+        """
+        mark, wanted = place.with_suffix(".checked"), self.manifest.sha256
+        with building(place):
+            with suppress(OSError):
+                if wanted and mark.read_text(encoding="utf-8") == wanted:
+                    self._check_room()
+                    return {}
+            faults = self._faults(verify=False)
+            if not faults:
+                with suppress(DataError):  # it costs asking again
+                    write_atomically(mark, wanted.encode())
+            return faults
+
+    def _check_room(self) -> None:
+        """Refuse a cache that the largest shard does not fit into."""
+        if not isinstance(self.folder, Path):
+            self.folder.cache.check_room(max((entry.bytes for entry in self.info.shards), default=0))
+
     def _faults(self, verify: bool) -> dict[str, str]:
         """What is wrong with each shard, seen from outside."""
         folder, entries = self.folder, self.info.shards
         if isinstance(folder, Path):
             found = [_local_fault(entry, folder / entry.file, verify) for entry in entries]
         else:
-            folder.cache.check_room(max((entry.bytes for entry in entries), default=0))
+            self._check_room()
             with ThreadPoolExecutor(_THREADS) as pool:
                 found = list(pool.map(folder.fault, entries))
         return {entry.file: fault for entry, fault in zip(entries, found, strict=True) if fault is not None}
@@ -235,6 +264,8 @@ def _open_remote(url: str, split: str | None, cache: ShardCache) -> ShardSet:
         folder, split = RemoteFolder(above, cache), split or name
         try:
             raw = folder.read(MANIFEST_NAME)
+        except TransportError:
+            raise
         except DataError:
             if isinstance(absent, RefusedFile):
                 raise absent from None

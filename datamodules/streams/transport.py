@@ -1,7 +1,8 @@
 """Reading remote files: http(s) by itself, everything else through fsspec; stalls and drops are tried again.
 
 A failure that may pass (a dropped or stalled connection, a busy server, a body cut short) is a `PassingFault`, tried
-again with growing pauses; one that will not (missing, forbidden) is a DataError at once.
+again with growing pauses and in the end a TransportError, which says nothing against the data; one that will not pass
+(missing, forbidden) is a DataError at once.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from macedance.errors import ConfigError, DataError, DependencyError
+from macedance.errors import ConfigError, DataError, DependencyError, TransportError
 
 _LOG = logging.getLogger(__name__)
 _BLOCK = 1 << 20
@@ -32,6 +33,10 @@ _Result = TypeVar("_Result")
 
 class PassingFault(Exception):
     """A failure that may be gone at the next try."""
+
+
+class WrongContent(PassingFault):
+    """The server answers whole, with other bytes than the manifest promises: in the end a fault of the data."""
 
 
 class MissingFile(DataError):
@@ -111,7 +116,7 @@ def retrying(action: Callable[[], _Result], url: str, patience: Patience) -> _Re
     """What `action` gives, tried again while it fails with a PassingFault.
 
     Raises:
-        DataError: It failed `patience.tries` times.
+        TransportError: It failed `patience.tries` times.
     """
     for failed in range(1, patience.tries + 1):
         try:
@@ -125,8 +130,9 @@ def retrying(action: Callable[[], _Result], url: str, patience: Patience) -> _Re
 
 
 def given_up(url: str, tries: int, fault: PassingFault) -> DataError:
-    """The error after the last try."""
-    return DataError(
+    """The error after the last try: of the data where the server answered in full, else of the way to it."""
+    kind = DataError if isinstance(fault, WrongContent) else TransportError
+    return kind(
         f"cannot be fetched: {fault}, after {tries} tries",
         where=shown(url),
         expected="a server that answers",

@@ -20,7 +20,7 @@ from datamodules.streams.dataset import Samples
 from datamodules.streams.order import SampleOrder, crop_start
 from datamodules.streams.quarantine import Quarantined, substitute
 from datamodules.streams.samples import UNKNOWN_GENRE, MotionSample, genre_label
-from macedance.errors import DataError, MaceDanceError
+from macedance.errors import DataError, MaceDanceError, TransportError
 
 
 class Row(TypedDict):
@@ -141,6 +141,8 @@ class TrainingWindows(_Windows):
         number = self.order.sample_at(position)
         try:
             return self._row(number, position)
+        except TransportError:
+            raise  # nothing is wrong with the sample
         except DataError as error:
             if not self.substitute_faulty:
                 raise

@@ -21,6 +21,7 @@ from datamodules.streams import remote as remote_module
 from datamodules.streams.dataset import MotionSamples
 from datamodules.streams.index_file import INDEX_NAME
 from datamodules.streams.mixture import MixtureSource
+from datamodules.streams.quarantine import substitute
 from datamodules.streams.reader import Prefetcher
 from datamodules.streams.shard_cache import RemoteShard, ShardCache
 from datamodules.streams.shards import open_shards
@@ -36,7 +37,7 @@ from datamodules.streams.transport import (
     shown,
     transport_for,
 )
-from macedance.errors import ConfigError, DataError, DependencyError
+from macedance.errors import ConfigError, DataError, DependencyError, TransportError
 
 MakeCorpus = Callable[..., Path]
 QUICK = Patience(tries=3, timeout_s=0.4, first_wait_s=0.01, longest_wait_s=0.02)
@@ -142,6 +143,8 @@ def test_a_fault_that_stays_is_one_clear_error(
     started = time.monotonic()
     with pytest.raises(DataError, match="after 3 tries") as caught:
         cache.open(remote_shard(url, folder))
+    # Wrong bytes speak against the sample; a server that does not answer does not.
+    assert isinstance(caught.value, TransportError) == (fault not in ("cut", "flip"))
     assert time.monotonic() - started < 8
     assert f"{url}/train/{SHARD}" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -175,7 +178,7 @@ def test_a_server_without_head_says_its_sizes(server: tuple[str, Behaviour, Path
 
 
 def test_nobody_there(cache: ShardCache) -> None:
-    with pytest.raises(DataError, match="after 3 tries"):
+    with pytest.raises(TransportError, match="after 3 tries"):
         open_shards("http://127.0.0.1:1/corpus", cache=cache)
 
 
@@ -196,20 +199,85 @@ def test_a_store_that_forbids_what_it_does_not_have(
         open_shards(f"{server[0]}/no/where", cache=cache)
 
 
-def test_a_shard_that_a_server_loses_mid_run(server: tuple[str, Behaviour, Path], tmp_path: Path) -> None:
-    """Its samples are replaced and recorded, the epoch keeps its length."""
+@pytest.mark.parametrize(("fault", "reason"), [("404", "no such file"), ("flip", "cannot be fetched: its sha256")])
+def test_a_shard_that_a_server_loses_mid_run(
+    server: tuple[str, Behaviour, Path], tmp_path: Path, fault: str, reason: str
+) -> None:
+    """Its samples are replaced and recorded, the epoch keeps its length: the file is not there, or wrong."""
     url, behaviour, folder = server
     open_shards(folder).index()  # published: nothing is fetched before it is needed
     data = recording(url, num_workers=2, cache_dir=str(tmp_path / "kept"), fetch_tries=2, fetch_timeout_s=0.3)
     assert data.samples_per_epoch == 20
-    behaviour.always[SHARD] = "drop"
-    behaviour.ranges = False
+    behaviour.always[SHARD] = fault
     batches = list(islice(iter(data.train_dataloader()), 10))
     assert [p for batch in batches for p in batch["position"].tolist()] == list(range(40))
     events = [event for batch in batches for event in batch["quarantined"]]
     lost = {f"{url}/train/{SHARD}:train-{number:03d}" for number in range(4, 8)}
     assert {event["sample"] for event in events} == lost
-    assert all("cannot be fetched" in event["reason"] for event in events)
+    assert all(reason in event["reason"] for event in events)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_server_that_goes_away_mid_run_is_no_fault_of_the_samples(
+    server: tuple[str, Behaviour, Path], tmp_path: Path, workers: int
+) -> None:
+    """Other samples in their place would make the run another one: it ends, and may be started again."""
+    url, behaviour, folder = server
+    open_shards(folder).index()
+    data = recording(url, num_workers=workers, cache_dir=str(tmp_path / "kept"), fetch_tries=2, fetch_timeout_s=0.3)
+    assert data.samples_per_epoch == 20
+    behaviour.always[SHARD] = "503"
+    with pytest.raises(TransportError, match="the server answers 503, after 2 tries") as caught:
+        list(islice(iter(data.train_dataloader()), 10))
+    assert caught.value.exit_code == 76
+
+
+def test_a_substitute_that_cannot_be_fetched_is_not_passed_over(
+    server: tuple[str, Behaviour, Path], tmp_path: Path
+) -> None:
+    url, behaviour, folder = server
+    open_shards(folder).index()
+    data = recording(url, cache_dir=str(tmp_path / "kept"), fetch_tries=1, fetch_timeout_s=0.3)
+    windows = data.train_dataloader().dataset
+    for number in range(6):
+        behaviour.always[f"{number:06d}.tar"] = "503"
+    error = DataError("is faulty")
+    with pytest.raises(TransportError):
+        substitute(windows.samples, windows.order, 0, error, windows.samples.__getitem__)
+
+
+def test_one_process_asks_a_server_about_its_shards(
+    server: tuple[str, Behaviour, Path], tmp_path: Path, cache: ShardCache
+) -> None:
+    url, behaviour, folder = server
+    open_shards(folder).index()
+    open_shards(url, check=False, cache=cache).index()
+    assert behaviour.asked(".tar", "HEAD") == 6
+    for rank in range(3):
+        another = ShardCache(tmp_path / f"cache-{rank}", 10**9, QUICK)
+        assert len(open_shards(url, check=False, cache=another).index()) == 23
+    assert behaviour.asked(".tar", "HEAD") == 6
+    with pytest.raises(ConfigError, match=r"data\.cache_gb"):
+        open_shards(url, check=False, cache=ShardCache(tmp_path / "tiny", 100, QUICK)).index()
+    # Another manifest is another question.
+    (folder / "manifest.json").write_bytes((folder / "manifest.json").read_bytes() + b"\n")
+    (folder / "train" / SHARD).unlink()
+    with pytest.raises(DataError, match=r"1 of 6 shards.*is missing"):
+        open_shards(url, check=False, cache=cache).index()
+
+
+def test_a_shard_of_another_user_is_read(
+    server: tuple[str, Behaviour, Path], cache: ShardCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = remote_shard(server[0], server[2])
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    descriptor = cache.open(shard)
+    assert len(os.read(descriptor, shard.bytes + 1)) == shard.bytes
+    os.close(descriptor)
 
 
 def test_rows_are_the_same_in_a_spawned_worker(server: tuple[str, Behaviour, Path], tmp_path: Path) -> None:
@@ -450,7 +518,7 @@ def test_fsspec_fault_that_passes(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ConnectionResetError("gone")
 
     monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.info", failing)
-    with pytest.raises(DataError, match="ConnectionResetError gone, after 3 tries"):
+    with pytest.raises(TransportError, match="ConnectionResetError gone, after 3 tries"):
         retrying(lambda: transport.size("memory://a/b"), "memory://a/b", QUICK)
     assert len(calls) == 3
 
