@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import io
 import pickletools
-import zipfile
+import tarfile
 from pathlib import Path
 from typing import IO, Any
 
 from macedance.errors import CheckpointError
 from macedance.safe_pickle import LEGACY_MAGIC, STORAGE_DTYPES, ZIP_MAGIC
+from macedance.zip_layout import LayoutError, archive_parts
 
 #: What DeepSpeed 0.19 and Lightning 2.6 store, found by saving stages 1 to 3 in float32 and bfloat16.
 ALLOWED: frozenset[str] = frozenset(
@@ -68,9 +69,9 @@ def scan_torch_file(path: Path) -> None:
             magic = file.read(len(ZIP_MAGIC))
             file.seek(0)
             names = _names_in_zip(file) if magic == ZIP_MAGIC else _names_in_legacy(file)
-    except _UnreadableError as error:
+    except (_UnreadableError, LayoutError) as error:
         raise _refusal(path, str(error)) from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, IndexError, KeyError) as error:
+    except (OSError, ValueError, EOFError, IndexError, KeyError) as error:
         raise _refusal(path, f"damaged, or no torch file ({error})") from error
     foreign = sorted(names - ALLOWED)
     if foreign:
@@ -90,25 +91,24 @@ class _UnreadableError(Exception):
 
 
 def _names_in_zip(file: IO[bytes]) -> set[str]:
-    with zipfile.ZipFile(file) as archive:
-        entries = archive.infolist()
-        paths = [entry.filename for entry in entries]
-        if len(set(paths)) != len(paths):
-            raise _UnreadableError("two parts of the archive have one name")
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or archive.comment:
-            raise _UnreadableError("the archive is not as torch writes them")
-        roots = {name.partition("/")[0] for name in paths}
-        pickles = [name for name in paths if name.endswith(".pkl")]
-        if len(roots) != 1 or [name.partition("/")[2] for name in pickles] != ["data.pkl"]:
-            raise _UnreadableError("the archive does not hold exactly one pickle")
-        names, rest = _names_of(io.BytesIO(archive.read(pickles[0])))
-        if rest:
-            raise _UnreadableError("there is more behind the pickle")
-        return names
+    # Not by Python's zipfile, which finds its way through archives that torch would read otherwise.
+    parts = archive_parts(file)
+    roots = {part.name.partition("/")[0] for part in parts}
+    pickles = [part for part in parts if part.name.lower().endswith(".pkl")]
+    if len(roots) != 1 or [part.name.partition("/")[2] for part in pickles] != ["data.pkl"]:
+        raise _UnreadableError("the archive does not hold exactly one pickle")
+    file.seek(pickles[0].start)
+    names, rest = _names_of(io.BytesIO(file.read(pickles[0].size)))
+    if rest:
+        raise _UnreadableError("there is more behind the pickle")
+    return names
 
 
 def _names_in_legacy(file: IO[bytes]) -> set[str]:
     """The older format: five pickles (mark, version, system, content, storage names), then the numbers."""
+    if tarfile.is_tarfile(file):  # torch would take it for the oldest format, whatever else it may be
+        raise _UnreadableError("a tar archive")
+    file.seek(0)
     start, names = file.tell(), set()
     first = next(iter(pickletools.genops(file)), None)  # PROTO
     file.seek(start)

@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import shutil
+import tarfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -278,6 +279,81 @@ def test_archives_with_two_pickles_or_hidden_parts_are_refused(tmp_path: Path) -
         archive.writestr("archive/data.pkl", pickled)
     with pytest.raises(CheckpointError, match="as torch writes"):
         scan_torch_file(path)
+
+
+def archive_of(pickled: bytes, name: str = "archive/data.pkl") -> tuple[bytes, bytes, bytes]:
+    """Members, central directory and end record of an archive."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr(name, pickled)
+        archive.writestr("archive/version", b"3\n")
+    whole = content.getvalue()
+    start = archive.start_dir
+    return whole[:start], whole[start:-22], whole[-22:]
+
+
+def test_an_archive_that_readers_take_differently_is_refused(tmp_path: Path) -> None:
+    """Two tables: Python's zipfile looks for the one before the end record, torch for the one at its offset."""
+    trick = TRICKS["a plain name"]
+    plain = PROTO4 + text("x" * (len(trick) - 7)) + pickle.POP + pickle.EMPTY_DICT + pickle.STOP
+    evil, good = archive_of(trick), archive_of(plain)
+    path = tmp_path / "double.pt"
+    end = bytearray(good[2])
+    end[12:20] = len(good[1]).to_bytes(4, "little") + len(evil[0]).to_bytes(4, "little")
+    path.write_bytes(evil[0] + evil[1] + good[0] + good[1] + bytes(end))
+    with zipfile.ZipFile(path) as archive:
+        assert archive.read("archive/data.pkl") == plain, "the scan would have seen the harmless one"
+    with pytest.raises(CheckpointError, match="table does not lie"):
+        scan_torch_file(path)
+
+
+@pytest.mark.parametrize(
+    ("trick", "reason"),
+    [
+        ("before", "table does not lie|before its first"), ("between", "behind the part"), ("behind", "table does"),
+        ("local name", "another than its table"), ("comment", "end as torch"), ("case", "one name"),
+        ("hidden pickle", "exactly one pickle"), ("first gap", "before its first"),
+    ],
+)  # fmt: skip
+def test_archives_are_laid_out_in_one_way_only(tmp_path: Path, trick: str, reason: str) -> None:
+    plain = pickle.dumps({}, protocol=2)
+    members, table, end = archive_of(plain)
+    path = tmp_path / "a.pt"
+    path.write_bytes(members + table + end)
+    scan_torch_file(path)
+
+    def moved(by: int) -> bytes:
+        return end[:16] + (int.from_bytes(end[16:20], "little") + by).to_bytes(4, "little") + end[20:]
+
+    if trick == "before":
+        content = members + table + members + table + end
+    elif trick == "between":
+        content = members + b"xxxx" + table + moved(4)
+    elif trick == "behind":
+        content = members + table + b"xxxx" + end
+    elif trick == "local name":
+        content = members.replace(b"data.pkl", b"evil.pkl") + table + end
+    elif trick == "comment":
+        content = members + table + end[:20] + b"\x01\x00x"
+    elif trick == "first gap":
+        content = b"PK\x03\x04" + members + table + moved(4)
+        content = content.replace(table, table[:42] + (4).to_bytes(4, "little") + table[46:])
+    else:
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("archive/DATA.pkl" if trick == "case" else "archive/constants.PKL", plain)
+        content = path.read_bytes()
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=reason):
+        scan_torch_file(path)
+
+
+def test_an_archive_within_the_older_format_is_refused(tmp_path: Path) -> None:
+    """torch tries a tar archive before it reads the older format."""
+    torch.save({}, tmp_path / "plain.pt", _use_new_zipfile_serialization=False)
+    with tarfile.open(tmp_path / "a.pt", "w") as archive:
+        archive.add(tmp_path / "plain.pt", "pickle")
+    with pytest.raises(CheckpointError, match="a tar archive"):
+        scan_torch_file(tmp_path / "a.pt")
 
 
 @pytest.mark.parametrize("zipped", [True, False])
