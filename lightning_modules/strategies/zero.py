@@ -22,6 +22,7 @@ from lightning_modules.strategies.deepspeed_setup import (
     quiet_deepspeed,
     require_deepspeed,
 )
+from lightning_modules.strategies.zero_files import reading_safely
 from macedance.errors import ConfigError
 from macedance.nn.fragments import Fragment, whole_tensors
 
@@ -314,5 +315,5 @@ class ZeroStrategy(DeepSpeedStrategy):
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Read them back: weights, optimizer and the rest, which is returned."""
-        with quiet_deepspeed():
+        with quiet_deepspeed(), reading_safely(self.deepspeed_engine):
             return super().load_checkpoint(checkpoint_path, weights_only)

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,16 @@ def _by_rank(folder: Path, pattern: re.Pattern[str]) -> dict[int, Path]:
 
 
 def _load(path: Path) -> dict[str, Any]:
+    # mmap: what is only copied from need not be in memory.
+    return read_file(path, "cpu", mmap=True)
+
+
+def read_file(path: str | Path, map_location: Any = None, *, mmap: bool = False) -> dict[str, Any]:
+    """Read one of DeepSpeed's files; nothing but tensors, containers and DeepSpeed's few records is built.
+
+    Raises:
+        CheckpointError: It holds anything else, or is damaged.
+    """
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address
@@ -88,10 +99,22 @@ def _load(path: Path) -> dict[str, Any]:
     records: list[Any] = [LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]
     try:
         with torch.serialization.safe_globals(records):
-            content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            content: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
         return content
     except Exception as error:  # a damaged pickle fails in any way
         raise CheckpointError(f"cannot read DeepSpeed's file: {error}", where=path) from error
+
+
+@contextmanager
+def reading_safely(engine: Any) -> Iterator[None]:
+    """Within the context DeepSpeed's engine reads its files by :func:`read_file`; its own way runs what is in them."""
+    reader = engine.checkpoint_engine
+    # Positional and named as DeepSpeed's own: load(path, map_location=None).
+    reader.load = read_file
+    try:
+        yield
+    finally:
+        del reader.load
 
 
 class _Cut:

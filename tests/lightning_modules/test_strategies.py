@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
+from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 
 from lightning_modules.base import ExpertModule
 from lightning_modules.strategies import (
@@ -23,7 +23,7 @@ from lightning_modules.strategies import (
     strategy_kind,
     whole_on_first_rank,
 )
-from macedance.errors import ConfigError, DependencyError
+from macedance.errors import CheckpointError, ConfigError, DependencyError
 from macedance.metrics.weighted_mean import WeightedMean
 
 needs_deepspeed = pytest.mark.skipif(
@@ -75,6 +75,39 @@ def test_the_shipped_files_name_their_strategy(project_root: Path, file: str, ki
     kinds = {"DDPStrategy": DDPStrategy, "ZeroStrategy": ZeroStrategy}
     strategy = kinds[wanted["class_path"].rpartition(".")[2]](**wanted["init_args"])
     assert strategy_kind(SimpleNamespace(strategy=strategy)) == kind  # type: ignore[arg-type]
+
+
+class _Runs:
+    """Would make a folder when unpickled."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = str(target)
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (self.target,)
+
+
+@needs_deepspeed
+def test_deepspeed_s_files_are_read_without_running_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the scan before it overlooked."""
+    from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+
+    torch.save({"stage": ZeroStageEnum.gradients, "numbers": torch.ones(2)}, tmp_path / "good.pt")
+    torch.save({"numbers": _Runs(tmp_path / "ran")}, tmp_path / "evil.pt")
+    engine = SimpleNamespace(checkpoint_engine=TorchCheckpointEngine())
+    strategy = ZeroStrategy(stage=2)
+    monkeypatch.setattr(ZeroStrategy, "deepspeed_engine", engine)
+
+    def load(self: object, path: Path, weights_only: bool | None) -> object:
+        return engine.checkpoint_engine.load(str(path), map_location="cpu")
+
+    monkeypatch.setattr(DeepSpeedStrategy, "load_checkpoint", load)
+    assert strategy.load_checkpoint(tmp_path / "good.pt")["stage"] == ZeroStageEnum.gradients
+    with pytest.raises(CheckpointError, match="cannot read DeepSpeed's file"):
+        strategy.load_checkpoint(tmp_path / "evil.pt")
+    assert not (tmp_path / "ran").exists()
+    assert "load" not in vars(engine.checkpoint_engine)
 
 
 def test_one_device_is_single() -> None:
