@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -20,7 +21,13 @@ DONE, FAILED, MISTAKE, PREEMPTED, HUNG = 0, 1, 2, 75, 76
 OUTCOME_VARIABLE = "MACEDANCE_OUTCOME"
 #: Number of a chain of jobs, of which each goes on where the one before stopped.
 CHAIN_VARIABLE = "MACEDANCE_CHAIN"
+#: The checkpoint that was the newest when the batch script started, or `none`.
+STARTED_FROM_VARIABLE = "MACEDANCE_STARTED_FROM"
 _NO_REQUEUE = "no-requeue"
+#: How long a run that was preempted with a time of grace waits for its end at most; the other ranks wait in a
+#: collective, which gives up after half an hour.
+_LONGEST_GRACE_S = 1200.0
+_LOOK_EVERY_S = 5.0
 
 #: What gloo and NCCL say when the other end is gone.
 _PEER_LOST = re.compile(
@@ -103,6 +110,7 @@ def conclude(preemption: Preemption, run_dir: Path) -> None:
 
     if is_first_rank():
         say(after_preemption(preemption, run_dir))
+        outlast_grace(preemption)
     if is_joined():
         import torch
 
@@ -122,6 +130,8 @@ def after_preemption(preemption: Preemption, run_dir: Path) -> str:
     if not preemption.requeue_wanted:
         forbid_requeue()
         return f"preempted: {saved}; whoever ended job {job} decides whether it is queued again, and goes on from there"
+    if not made_progress(preemption):
+        return f"preempted: {saved}, nothing was trained; the batch script decides whether job {job} is queued again"
     if os.environ.get(CHAIN_VARIABLE):
         return f"preempted: {saved}; the next job of the chain goes on from there"
     told = requeue(job)
@@ -129,6 +139,48 @@ def after_preemption(preemption: Preemption, run_dir: Path) -> str:
         forbid_requeue()  # it is done
         return f"preempted: {saved}; job {job} is queued again and goes on from there"
     return f"preempted: {saved}; the batch script queues job {job} again ({told})"
+
+
+def made_progress(preemption: Preemption) -> bool:
+    """Whether this start left a newer checkpoint; the batch script counts those that do not. True outside of one."""
+    before = os.environ.get(STARTED_FROM_VARIABLE)
+    if before is None:
+        return True
+    return preemption.saved is not None and _step(preemption.saved.name) != _step(before)
+
+
+def _step(name: str) -> str:
+    found = re.match(r"step-\d+", name)
+    return found.group() if found else name
+
+
+def outlast_grace(preemption: Preemption, pause: Callable[[float], None] = time.sleep) -> None:
+    """Wait for the end of a job that is preempted with a time of grace: SLURM queues only jobs again that still run.
+
+    Cancelled and requeued jobs run no more by then, and one that somebody sent SIGTERM is not being preempted.
+    """
+    job = job_id()
+    if job is None or preemption.requeue_wanted or not in_grace(job):
+        return
+    say(f"job {job} is being preempted: waiting, {_LONGEST_GRACE_S / 60:.0f} minutes at most, for SLURM to end it")
+    waited_s = 0.0
+    while waited_s < _LONGEST_GRACE_S and in_grace(job):
+        pause(_LOOK_EVERY_S)
+        waited_s += _LOOK_EVERY_S
+
+
+def in_grace(job: str) -> bool:
+    """Whether a job still runs although another one preempts it; False where `scontrol` cannot say."""
+    if shutil.which("scontrol") is None:
+        return False
+    try:
+        run = subprocess.run(
+            ["scontrol", "show", "job", job, "--oneliner"], capture_output=True, text=True, timeout=60, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return False
+    facts = dict(word.split("=", 1) for word in run.stdout.split() if "=" in word)
+    return facts.get("JobState") == "RUNNING" and facts.get("PreemptTime", "None") not in ("None", "N/A", "Unknown")
 
 
 def requeue(job: str) -> str | None:

@@ -150,6 +150,7 @@ def _keep(request: JobRequest, script: str) -> Path:
         temporary = path.with_name(f".{path.name}.tmp")
         temporary.write_text(script, encoding="utf-8")
         temporary.replace(path)
+        (folder / "restarts-without-progress").unlink(missing_ok=True)  # a new submission has all its restarts
     except OSError as error:
         raise ConfigError(f"cannot write the script: {error.strerror or error}", where=folder) from error
     return path

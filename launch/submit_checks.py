@@ -46,6 +46,11 @@ def check_request(request: JobRequest) -> Report:
         _check_batch(request, cli.config, report)
         _check_shards(cli.datamodule, report)
         _check_space(request, cli, report)
+    if cli.config.get("checkpoint_every_n_steps") is None:
+        report.notes.append(
+            "warning: only a signal and the end of the run save; a node that dies costs everything since: set "
+            "--checkpoint_every_n_steps"
+        )
     return report
 
 

@@ -22,7 +22,7 @@ CLUSTER_KEYS: dict[str, tuple[type, ...]] = {
     "gpus_per_node": (int,),
     "cpus_per_task": (int,),
     "mem": (str, int),
-    "time": (str, int),
+    "time": (str,),  # YAML reads 24:00:00 without quotes as the number 86400
     "partition": (str,),
     "account": (str,),
     "qos": (str,),
@@ -77,7 +77,7 @@ class JobRequest:
     gpus_per_node: int = 0
     cpus_per_task: int | None = None
     mem: str | int | None = None
-    time: str | int | None = None
+    time: str | None = None
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
@@ -154,7 +154,8 @@ def cluster_defaults(name: str | None) -> dict[str, Any]:
         if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
             names = " or ".join({"str": "text", "int": "a whole number", "list": "a list", "dict": "keys and values"}
                                 [kind.__name__] for kind in kinds)  # fmt: skip
-            raise ConfigError(f"cluster key {key!r} is {value!r}", where=path, expected=names)
+            quoted = 'quote it: time: "24:00:00"' if key == "time" else None
+            raise ConfigError(f"cluster key {key!r} is {value!r}", where=path, expected=names, fix=quoted)
     values = {key: value for key, value in content.items() if value is not None}
     for key in ("sbatch", "srun", "setup"):
         if key in values:

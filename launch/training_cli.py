@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -89,10 +90,14 @@ class TrainingCLI(LightningCLI):
                 say(f"this processor has no bfloat16 products: training in 32-true instead of {asked.precision}")
             kwargs["precision"] = "32-true"
         if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
-            # Lightning would save and requeue inside the signal's handler; callbacks.preemption does both.
             given = asked.plugins or []
             given = given if isinstance(given, list) else [given]
-            kwargs["plugins"] = [*given, SLURMEnvironment(auto_requeue=False)]
+            if {"RANK", "LOCAL_RANK", "WORLD_SIZE"} <= os.environ.keys():
+                # A launcher inside a job's script, e.g. `deepspeed`: srun started one process, the launcher all ranks.
+                kwargs["plugins"] = [*given, TorchElasticEnvironment()]
+            else:
+                # Lightning would save and requeue inside the signal's handler; callbacks.preemption does both.
+                kwargs["plugins"] = [*given, SLURMEnvironment(auto_requeue=False)]
         return super().instantiate_trainer(**kwargs)
 
     parse_only = False

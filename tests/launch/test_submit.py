@@ -76,7 +76,8 @@ class Node:
         ):
             (programs / name).write_text(f"#!/bin/bash\n{body}\n", encoding="utf-8")
             (programs / name).chmod(0o755)
-        self.script = render(request_of(self.run_dir, **values))
+        self.cache = folder / "cache"
+        self.script = render(request_of(self.run_dir, **{"cache_dir": str(self.cache), **values}))
 
     def run(self, code: int, ranks: str = "", restart: int = 0) -> subprocess.CompletedProcess[str]:
         """One start of the job: srun runs `ranks` and exits with `code`."""
@@ -124,17 +125,59 @@ def test_the_ranks_are_told_where_to_meet(node: Node) -> None:
         node.run(0, show, restart=restart)
         address, port, cache, *rest = node.calls.read_text(encoding="utf-8").split()
         ports.add(int(port))
-        assert (address, cache, rest[-1]) == ("node7", "/tmp/macedance-me", "none")
+        assert (address, cache, rest[-1]) == ("node7", str(node.cache), "none")
     assert len(ports) == 3  # the old one may still be closing
     assert all(20000 <= port < 32000 for port in ports)
 
 
 def test_a_preempted_job_is_queued_again_unless_a_rank_did_or_forbids_it(node: Node) -> None:
-    done = node.run(143, ranks_say(75, 75))
-    assert done.returncode == 75  # srun reports how it ended the other ranks
-    assert node.called("scontrol") == ["requeue 31"]
-    node.run(75, ranks_say(75, 75, also='touch "$MACEDANCE_OUTCOME/no-requeue"'), restart=1)
-    assert not node.called("scontrol")
+    saved = f'ln -sfn step-$RANDOM.ckpt "{node.run_dir}/checkpoints/last.ckpt"'
+    for restart in range(5):  # as often as it likes
+        done = node.run(143, ranks_say(75, 75, also=saved), restart=restart)
+        assert done.returncode == 75  # srun reports how it ended the other ranks
+        assert node.called("scontrol") == ["requeue 31"]
+    for also in (saved, "true"):
+        node.run(75, ranks_say(75, 75, also=f'{also}; touch "$MACEDANCE_OUTCOME/no-requeue"'), restart=1)
+        assert not node.called("scontrol")
+
+
+def test_a_limit_shorter_than_the_set_up_does_not_requeue_for_ever(node: Node) -> None:
+    for expected in ("1 of 2", "2 of 2", "given up", "1 of 2"):  # given up is given up, and the next submission is new
+        done = node.run(75, ranks_say(75, 75))
+        assert "preempted before anything was trained" in done.stdout
+        assert expected in done.stdout
+        assert node.called("scontrol") == ([] if expected == "given up" else ["requeue 31"])
+
+
+def test_progress_is_seen_where_there_are_no_links(node: Node) -> None:
+    for step in ("00000050", "00000100", "00000150"):
+        saved = f'mkdir "{node.run_dir}/checkpoints/step-{step}.ckpt"'
+        assert "queued again" in node.run(75, ranks_say(75, also=saved)).stdout
+    assert "1 of 2" in node.run(75, ranks_say(75)).stdout
+
+
+@pytest.mark.parametrize("taken", ["writable", "link", "file"])
+def test_a_cache_that_others_may_write_is_refused(tmp_path: Path, taken: str) -> None:
+    """Compiled code is loaded from it, and its name in /tmp can be guessed."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    cache = shared / "macedance-me"
+    node = Node(tmp_path, cache_dir=str(cache))
+    assert node.run(0, ranks_say(0)).returncode == 0
+    assert cache.stat().st_mode & 0o777 == 0o700
+    if taken == "writable":
+        cache.chmod(0o770)
+    else:
+        cache.rename(tmp_path / "elsewhere")
+        if taken == "link":
+            cache.symlink_to(tmp_path / "elsewhere")
+        else:
+            cache.touch()
+    done = node.run(0, ranks_say(0))
+    assert done.returncode == 2
+    assert not node.called("srun")
+    assert str(cache) in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
@@ -157,6 +200,7 @@ def test_a_hang_or_a_killed_rank_is_tried_again_so_often(node: Node, code: int, 
     assert not node.called("scontrol")
     assert "given up" in done.stdout
     assert done.returncode in (76, code)
+    node.run(code, ranks)
     # A new checkpoint is progress: the count starts again.
     (node.run_dir / "checkpoints" / "last.ckpt").symlink_to("step-00000050.ckpt")
     node.run(code, ranks, restart=3)
@@ -185,13 +229,17 @@ def test_a_dry_run_prints_the_script_and_writes_nothing(
     assert main([*words, "--time=1:00:00", "--dry-run"]) == 0
     output = capsys.readouterr()
     assert output.out.startswith("#!/bin/bash")
+    assert "only a signal and the end of the run save" in output.err
+    assert "--checkpoint_every_n_steps" in output.err
     assert "#SBATCH --nodes=2" in output.out
     assert "#SBATCH --time=1:00:00" in output.out
     assert "each rank takes 2 samples at a time" in output.err
     assert "space for 4 checkpoints of about" in output.err
     assert not (tmp_path / "run").exists()
-    assert main([*words, "--dry-run", "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
+    assert main([*words, "--checkpoint_every_n_steps=100", "--dry-run", "--json"]) == 0
+    output = capsys.readouterr()
+    assert "only a signal" not in output.err
+    result = json.loads(output.out)
     assert result["job_id"] is None
     assert result["ranks"] == 2
     assert result["checkpoint_bytes"] > 4 * result["parameters"]
@@ -323,6 +371,7 @@ def test_shipped_clusters_make_scripts(name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [("gpus: 8", "unknown cluster key 'gpus'"), ("nodes: two", "whole number"), ("- a", "no keys"),
+     ("time: 24:00:00", "'time' is 86400.*quote it"), ("time: 90", "quote it"),
      ("environment: {A B: 1}", "no name of a variable"), ("a: [", "cannot be read")],
 )  # fmt: skip
 def test_a_wrong_cluster_file_is_named(text: str, expected: str, tmp_path: Path) -> None:
@@ -422,8 +471,82 @@ def test_what_happens_next_is_said(outcome: Path, tmp_path: Path, monkeypatch: p
         assert forbidden.exists() == ("Invalid" not in body)
     assert (tmp_path / "bin" / "scontrol.said").read_text(encoding="utf-8").strip() == "requeue 31"
 
+    # Of a start that trained nothing the script keeps count.
+    forbidden.unlink(missing_ok=True)
+    monkeypatch.setenv("MACEDANCE_STARTED_FROM", "step-00000007.ckpt")
+    for saved in (True, False):
+        said = slurm.after_preemption(stopped(True, saved=saved), Path("/runs/first"))
+        assert "nothing was trained; the batch script decides" in said
+        assert not forbidden.exists()
+    monkeypatch.setenv("MACEDANCE_STARTED_FROM", "step-00000006.ckpt")
     monkeypatch.setenv("MACEDANCE_CHAIN", "30")
     assert "next job of the chain" in slurm.after_preemption(stopped(True), Path("/runs/first"))
+
+
+@pytest.mark.parametrize(
+    ("facts", "waits"),
+    [
+        (["JobState=RUNNING PreemptTime=2030-01-01T00:00:00"] * 4 + ["JobState=COMPLETING PreemptTime=2030-01-01"], 3),
+        (["JobState=RUNNING PreemptTime=2030-01-01T00:00:00"], 240),  # nobody ends it: 20 minutes
+        (["JobState=RUNNING PreemptTime=None"], 0),  # somebody sent the signal
+        (["JobState=CANCELLED PreemptTime=None"], 0),
+        (["JobState=PENDING PreemptTime=2030-01-01T00:00:00"], 0),  # being requeued
+        (["", ""], 0),
+    ],
+)
+def test_a_job_preempted_with_grace_waits_for_its_end(
+    facts: list[str], waits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that ends by itself would be taken for a failed one, and not be queued again."""
+    monkeypatch.setenv("SLURM_JOB_ID", "31")
+    monkeypatch.setattr(slurm.shutil, "which", lambda name: name)
+    answers = iter(facts)
+    last = facts[-1]
+    monkeypatch.setattr(
+        slurm.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=f"JobId=31 {next(answers, last)}")
+    )
+    pauses: list[float] = []
+    slurm.outlast_grace(stopped(False), pauses.append)
+    assert len(pauses) == waits
+    pauses.clear()
+    slurm.outlast_grace(stopped(True), pauses.append)  # its time limit: it was queued again
+    assert not pauses
+
+
+def test_a_new_submission_has_all_its_restarts(tmp_path: Path) -> None:
+    from launch.submit import _keep
+
+    counter = tmp_path / "slurm" / "restarts-without-progress"
+    counter.parent.mkdir()
+    counter.write_text("3 none\n", encoding="utf-8")
+    _keep(request_of(tmp_path), "#!/bin/bash\n")
+    assert not counter.exists()
+
+
+@pytest.mark.parametrize("launched", [True, False])
+def test_a_launcher_inside_a_job_says_who_is_which_rank(launched: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """srun, or the batch script, is one process there: SLURM_PROCID is 0 on all."""
+    from launch.training_cli import build_cli
+
+    for name, value in {"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0",
+                        "SLURM_JOB_NAME": "j", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NODELIST": "n1"}.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    if launched:
+        for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    else:
+        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+            monkeypatch.delenv(name, raising=False)
+    from launch.config_files import resolve_arguments
+
+    devices = 2 if launched else 1
+    words = [*SMALL, "--trainer.accelerator=cpu", f"--trainer.devices={devices}", "--config=strategies/ddp"]
+    trainer = build_cli(resolve_arguments(words)).trainer
+    environment = trainer.strategy.cluster_environment  # type: ignore[attr-defined]
+    assert type(environment).__name__ == ("TorchElasticEnvironment" if launched else "SLURMEnvironment")
+    assert (environment.global_rank(), environment.local_rank()) == ((1, 1) if launched else (0, 0))
+    assert trainer.world_size == devices
 
 
 def test_a_chain_s_next_job_takes_the_directory_of_a_killed_one(
