@@ -9,11 +9,11 @@ from pathlib import Path
 
 from macedance.errors import CheckpointError, ConfigError
 from macedance.pipelines.checkpoint_folder import (
-    MANIFEST_FILE,
     CheckpointManifest,
-    describe_file,
-    files_in,
+    FileEntry,
+    fsync_file,
     fsync_folder,
+    reshaped_name,
     scan_pickles,
     verify,
     write_manifest,
@@ -27,7 +27,7 @@ def needs_reshape(manifest: CheckpointManifest, ranks: int) -> bool:
     return manifest.sharded and manifest.world_size != ranks
 
 
-def reshape(folder: str | Path, out: str | Path, ranks: int) -> Path:
+def reshape(folder: str | Path, out: str | Path, ranks: int, verified: CheckpointManifest | None = None) -> Path:
     """Write a checkpoint that `ranks` ranks load; one that any number can load is copied.
 
     Weights, averages, optimizer state and everything else are the same numbers; only the random states of the ranks,
@@ -37,6 +37,7 @@ def reshape(folder: str | Path, out: str | Path, ranks: int) -> Path:
         folder: The checkpoint; it is verified, and stays as it is.
         out: The folder to write; it must not exist.
         ranks: 1 or more.
+        verified: Its manifest, where it was verified just before.
 
     Returns:
         The new folder.
@@ -51,19 +52,20 @@ def reshape(folder: str | Path, out: str | Path, ranks: int) -> Path:
         raise ConfigError(f"{ranks} ranks", expected="1 or more")
     if out.exists():
         raise ConfigError("the output folder exists", where=out, fix="name another one, or remove it")
-    manifest = verify(folder)
+    manifest = verify(folder) if verified is None else verified
     scan_pickles(folder)
     stage = out.with_name(f".{out.name}.tmp")
+    cut = needs_reshape(manifest, ranks)
     try:
         shutil.rmtree(stage, ignore_errors=True)
         stage.mkdir(parents=True)
-        if needs_reshape(manifest, ranks):
-            _write_cut(folder, stage, ranks)
+        entries = _copied(folder, stage, manifest, without_own=cut)
+        if cut:
+            entries |= _cut(folder, stage, ranks)
             manifest = replace(manifest, world_size=ranks)
-        else:
-            shutil.copytree(folder, stage, dirs_exist_ok=True)
-        entries = {name: describe_file(stage / name, sync=True) for name in files_in(stage) if name != MANIFEST_FILE}
-        write_manifest(stage, replace(manifest, files=entries))
+        for place in (p for p in stage.rglob("*") if p.is_dir()):
+            fsync_folder(place)
+        write_manifest(stage, replace(manifest, files=dict(sorted(entries.items()))))
         os.replace(stage, out)
         fsync_folder(out.parent)
     except OSError as error:
@@ -75,24 +77,37 @@ def reshape(folder: str | Path, out: str | Path, ranks: int) -> Path:
     return out
 
 
-def _write_cut(folder: Path, stage: Path, ranks: int) -> None:
+def _copied(folder: Path, stage: Path, manifest: CheckpointManifest, *, without_own: bool) -> dict[str, FileEntry]:
+    """Copy what does not depend on the number of ranks, or everything; what the files are is known already."""
+    entries = {}
+    for name, entry in manifest.files.items():
+        if without_own and name.startswith((f"{_ZERO_FOLDER}/", "rank-")):
+            continue
+        (stage / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / name, stage / name)
+        fsync_file(stage / name)
+        entries[name] = entry
+    return entries
+
+
+def _cut(folder: Path, stage: Path, ranks: int) -> dict[str, FileEntry]:
     from lightning_modules.strategies.zero_files import reshard
 
-    for name in files_in(folder):
-        own = name.startswith((f"{_ZERO_FOLDER}/", "rank-")) or name == MANIFEST_FILE
-        if not own:
-            shutil.copyfile(folder / name, stage / name)
     (stage / _ZERO_FOLDER).mkdir()
-    reshard(folder / _ZERO_FOLDER, stage / _ZERO_FOLDER, ranks)
+    written = reshard(folder / _ZERO_FOLDER, stage / _ZERO_FOLDER, ranks)
+    return {f"{_ZERO_FOLDER}/{name}": entry for name, entry in written.items()}
 
 
-def reshape_for_resume(folder: Path, checkpoints: Path, ranks: int) -> tuple[Path, str]:
+def reshape_for_resume(
+    folder: Path, checkpoints: Path, ranks: int, verified: CheckpointManifest | None = None
+) -> tuple[Path, str]:
     """Cut a checkpoint for a start on another number of ranks, in a folder of its own that the next save removes.
 
     Args:
         folder: The checkpoint; it stays.
         checkpoints: The run's folder of checkpoints.
         ranks: Of this start.
+        verified: The checkpoint's manifest, where it was verified just before.
 
     Returns:
         The folder to load, and what to tell the user.
@@ -100,14 +115,14 @@ def reshape_for_resume(folder: Path, checkpoints: Path, ranks: int) -> tuple[Pat
     Raises:
         CheckpointError: As :func:`reshape`.
     """
-    out = checkpoints / f"{folder.name.removesuffix('.ckpt')}.ranks-{ranks}.ckpt"
-    then = verify(folder).world_size
+    out = checkpoints / reshaped_name(folder, ranks)
+    manifest = verify(folder) if verified is None else verified
     try:
         found = verify(out)
-        if found.world_size == ranks and found.sequence == verify(folder).sequence:
+        if (found.world_size, found.sequence, found.step) == (ranks, manifest.sequence, manifest.step):
             return out, f"{out.name}, cut for {ranks} ranks at an earlier start, is used"
     except CheckpointError:
         pass
     shutil.rmtree(out, ignore_errors=True)
-    reshape(folder, out, ranks)
-    return out, f"{folder.name} is of {then} ranks: cut for {ranks} in {out.name}, the original stays"
+    reshape(folder, out, ranks, manifest)
+    return out, f"{folder.name} is of {manifest.world_size} ranks: cut for {ranks} in {out.name}, the original stays"

@@ -141,20 +141,21 @@ def choose_start(mode: str, run_dir: Path, identity: RunIdentity, *, allow_chang
             )
         return Start()
     messages: tuple[str, ...] = ()
+    verified = True
     if mode in ("auto", "must"):
         folder, damaged = newest_verified(run_dir)
         messages = tuple(damaged)
         if folder is None:
             return _without_checkpoint(mode, run_dir, messages)
     else:
-        folder = _named(Path(mode))
+        folder, verified = _named(Path(mode))
         if holds_run(run_dir) and folder.parent.parent.resolve() != run_dir.resolve():
             raise ConfigError(
                 "the directory holds another run than the checkpoint's",
                 where=run_dir,
                 fix="name a new one with --run_dir, or the checkpoint's own",
             )
-    manifest = verify(folder) if mode not in ("auto", "must") else read_manifest(folder)
+    manifest = read_manifest(folder) if verified else verify(folder)
     scan_pickles(folder)
     changes = _check_identity(folder, manifest, run_dir, identity, allow_changes)
     # At the last step its validation may be missing: the run was stopped within it.
@@ -191,8 +192,8 @@ def _without_checkpoint(mode: str, run_dir: Path, messages: tuple[str, ...]) -> 
     return Start()
 
 
-def _named(path: Path) -> Path:
-    """The checkpoint folder that a path names: itself, a file in it, or the newest of a run directory."""
+def _named(path: Path) -> tuple[Path, bool]:
+    """The checkpoint folder that a path names: itself, a file in it, or a run directory's newest, which is verified."""
     if not path.exists():
         raise CheckpointError("there is no such checkpoint", where=path, expected="a step-*.ckpt, or auto, never, must")
     path = path.resolve()
@@ -202,8 +203,8 @@ def _named(path: Path) -> Path:
         newest, faults = newest_verified(path)
         if newest is None:
             raise CheckpointError("the run has no usable checkpoint" + "".join(f"; {f}" for f in faults), where=path)
-        return newest
-    return path
+        return newest, True
+    return path, False
 
 
 def _check_identity(

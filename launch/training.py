@@ -190,7 +190,8 @@ def _reshaped(start: Start, run: Run) -> Start:
     from launch.reshape import reshape_for_resume
 
     assert start.folder is not None
-    folder, message = reshape_for_resume(start.folder, run.directory / "checkpoints", run.trainer.world_size)
+    checkpoints, ranks = run.directory / "checkpoints", run.trainer.world_size
+    folder, message = reshape_for_resume(start.folder, checkpoints, ranks, start.manifest)
     return replace(start, folder=folder, messages=(*start.messages, message))
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from lightning_modules.strategies.deepspeed_setup import prepare_environment, quiet_deepspeed, require_deepspeed
 from macedance.errors import CheckpointError
+from macedance.pipelines.checkpoint_folder import FileEntry, save_hashed
 
 _OPTIMIZER_FILE = re.compile(r"((?:bf16_)?zero)_pp_rank_(\d+)_mp_rank_00_optim_states\.pt")
 _MODEL_FILE = re.compile(r"zero_pp_rank_(\d+)_mp_rank_00_model_states\.pt")
@@ -43,13 +44,16 @@ class _Piece:
 _Layout = dict[str, list[_Piece]]
 
 
-def reshard(source: Path, target: Path, ranks: int) -> None:
+def reshard(source: Path, target: Path, ranks: int) -> dict[str, FileEntry]:
     """Write DeepSpeed's files for `ranks` ranks.
 
     Args:
         source: The folder of DeepSpeed's files, already verified and scanned.
         target: An existing empty folder.
         ranks: 1 or more.
+
+    Returns:
+        What was written, by name: on the disk, sizes and sha256.
 
     Raises:
         CheckpointError: The files are not those of a ZeRO run, or laid out in a way that is not known here.
@@ -68,12 +72,16 @@ def reshard(source: Path, target: Path, ranks: int) -> None:
         models = [_load(path) for _, path in sorted(_by_rank(source, _MODEL_FILE).items())] if stage3 else []
         models = models or [_load(source / _WHOLE_MODEL_FILE)]
         cut = _Stage3(states, models, ranks) if stage3 else _Stage12(states, models, ranks)
+        written = {}
         for rank in range(ranks):
-            torch.save(cut.optimizer(rank), target / f"{prefix}_pp_rank_{rank}_mp_rank_00_optim_states.pt")
+            name = f"{prefix}_pp_rank_{rank}_mp_rank_00_optim_states.pt"
+            written[name] = save_hashed(cut.optimizer(rank), target / name)
             if stage3:
-                torch.save(cut.model(rank), target / f"zero_pp_rank_{rank}_mp_rank_00_model_states.pt")
+                name = f"zero_pp_rank_{rank}_mp_rank_00_model_states.pt"
+                written[name] = save_hashed(cut.model(rank), target / name)
         if not stage3:
-            torch.save(cut.model(0), target / _WHOLE_MODEL_FILE)
+            written[_WHOLE_MODEL_FILE] = save_hashed(cut.model(0), target / _WHOLE_MODEL_FILE)
+    return written
 
 
 def _by_rank(folder: Path, pattern: re.Pattern[str]) -> dict[int, Path]:

@@ -7,12 +7,13 @@ one that is being replaced is ``.step-00000100.ckpt.old``.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -45,9 +46,13 @@ MODEL_FILE = "model.json"
 LAST_LINK = "last.ckpt"
 #: Most threads that hash files at a time.
 _HASH_THREADS = 4
+#: What a kill while the manifest was noted in left in checkpoints of earlier versions.
+_OLD_TEMPORARY = f".{MANIFEST_FILE}.tmp"
 _NAME = re.compile(r"step-(\d{8,})\.ckpt")
-_LEFTOVER = re.compile(r"\.(step-\d{8,}(?:\.ranks-\d+)?\.ckpt)\.(tmp|old)")
-_RESHAPED = re.compile(r"step-\d{8,}\.ranks-\d+\.ckpt")
+_LEFTOVER = re.compile(r"\.(\.?step-\d{8,}(?:\.ranks-\d+)?\.ckpt)\.(tmp|old)")
+_LEFT_NOTE = re.compile(rf"\.{{1,2}}step-\d{{8,}}[\w.-]*\.{re.escape(MANIFEST_FILE)}\.tmp")
+#: With a dot: no name that a user gives a copy of his own.
+_RESHAPED = re.compile(r"\.step-\d{8,}\.ranks-\d+\.ckpt")
 
 
 @dataclass(frozen=True)
@@ -173,12 +178,17 @@ def write_manifest(folder: Path, manifest: CheckpointManifest) -> None:
     Raises:
         OSError: It cannot be written.
     """
-    temporary = folder / f".{MANIFEST_FILE}.tmp"
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(manifest.to_text())
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, folder / MANIFEST_FILE)
+    # Beside the folder: one that is killed here leaves no file in a checkpoint that is whole.
+    temporary = folder.with_name(f".{folder.name}.{MANIFEST_FILE}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(manifest.to_text())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, folder / MANIFEST_FILE)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
     fsync_folder(folder)
 
 
@@ -198,8 +208,63 @@ def describe_file(path: Path, *, sync: bool = False) -> FileEntry:
     return FileEntry(size, digest.hexdigest())
 
 
-def verify(folder: str | Path) -> CheckpointManifest:
+class HashingFile:
+    """A file that is hashed while it is written, from its beginning to its end.
+
+    Args:
+        path: The file; what it held is gone.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file, self._digest, self._size = path.open("wb"), hashlib.sha256(), 0
+
+    def write(self, data: Any) -> int:
+        """Append bytes."""
+        written = self._file.write(data)
+        self._digest.update(data)
+        self._size += written
+        return written
+
+    def flush(self) -> None:
+        """Hand to the system what is still kept back."""
+        self._file.flush()
+
+    def close(self) -> FileEntry:
+        """Force it to the disk and close it; its size and sha256."""
+        with self._file:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        return FileEntry(self._size, self._digest.hexdigest())
+
+    def __enter__(self) -> HashingFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def save_hashed(content: Any, path: Path) -> FileEntry:
+    """``torch.save`` to the disk; size and sha256 of what was written, without reading it back.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    import torch
+
+    with HashingFile(path) as file:
+        torch.save(content, file)  # type: ignore[arg-type]
+        return file.close()
+
+
+def verify(folder: str | Path, hashed: Callable[[str], bool] | None = None) -> CheckpointManifest:
     """Prove that a checkpoint is whole: every file of the manifest with its size and sha256, and no other file.
+
+    Args:
+        folder: The checkpoint.
+        hashed: Whether a file of this name is compared by its sha256 too; None: all are.
 
     Raises:
         CheckpointError: It is not; the file and what is wrong with it are named.
@@ -220,8 +285,9 @@ def verify(folder: str | Path) -> CheckpointManifest:
             raise CheckpointError(
                 f"the checkpoint is damaged: {name} has {size} bytes", where=folder, expected=f"{entry.bytes} bytes"
             )
+    chosen = [name for name in manifest.files if hashed is None or hashed(name)]
     with ThreadPoolExecutor(_HASH_THREADS) as pool:
-        for name, entry in zip(manifest.files, pool.map(lambda n: _described(folder, n), manifest.files), strict=True):
+        for name, entry in zip(chosen, pool.map(lambda n: _described(folder, n), chosen), strict=True):
             if entry != manifest.files[name]:
                 raise CheckpointError(
                     f"the checkpoint is damaged: {name} has the sha256 {entry.sha256[:12]}..",
@@ -248,8 +314,9 @@ def files_in(folder: Path) -> list[str]:
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise CheckpointError(f"the checkpoint holds {path.name}, which is no ordinary file", where=folder)
-        if path.is_file():
-            names.append(path.relative_to(folder).as_posix())
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name != _OLD_TEMPORARY:
+            names.append(name)
     return names
 
 
@@ -331,8 +398,13 @@ def next_sequence(run_dir: str | Path) -> int:
     return 1 + max((number for number in known if number is not None), default=0)
 
 
+def reshaped_name(folder: Path, ranks: int) -> str:
+    """Name of a start's own copy of a checkpoint, cut for another number of ranks."""
+    return f".{folder.name.removesuffix('.ckpt')}.ranks-{ranks}.ckpt"
+
+
 def reshaped_copies(run_dir: str | Path) -> list[Path]:
-    """Copies of a run's checkpoints that were cut for a start on another number of ranks."""
+    """Copies of a run's checkpoints that starts on another number of ranks cut for themselves; not a user's own."""
     folder = Path(run_dir) / "checkpoints"
     return sorted(path for path in folder.iterdir() if _RESHAPED.fullmatch(path.name)) if folder.is_dir() else []
 
@@ -348,6 +420,9 @@ def clean_leftovers(run_dir: str | Path) -> list[str]:
     folder = Path(run_dir) / "checkpoints"
     done = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if _LEFT_NOTE.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+            continue
         match = _LEFTOVER.fullmatch(path.name)
         if match is None:
             continue
@@ -359,6 +434,16 @@ def clean_leftovers(run_dir: str | Path) -> list[str]:
             shutil.rmtree(path, ignore_errors=True)
             done.append(f"{target.name} was half written: it is removed")
     return done
+
+
+def fsync_file(path: Path) -> None:
+    """Force a file that was written to the disk.
+
+    Raises:
+        OSError: It cannot be.
+    """
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def fsync_folder(folder: Path) -> None:

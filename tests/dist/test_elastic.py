@@ -82,7 +82,7 @@ def test_a_sharded_run_goes_from_two_ranks_to_one_and_back(kind: str, make_run: 
     run.ranks = 1
     launch = run.die(Stop("update", 12))
     assert "2 -> 1 ranks" in launch.stderr()
-    assert "cut for 1 in step-00000006.ranks-1.ckpt, the original stays" in launch.stderr()
+    assert "cut for 1 in .step-00000006.ranks-1.ckpt, the original stays" in launch.stderr()
     run.ranks = 2
     launch = run.run()
     assert "1 -> 2 ranks" in launch.stderr()

@@ -12,10 +12,12 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from launch import resume
 from launch.main import main
 from launch.reshape import reshape, reshape_for_resume
 from launch.training import train
 from macedance.errors import CheckpointError, ConfigError
+from macedance.pipelines import checkpoint_folder
 from macedance.pipelines.checkpoint_folder import read_manifest, verify, write_manifest
 from macedance.pipelines.motion_weights import load_checkpoint
 from macedance.pipelines.music_to_motion import MusicToMotion
@@ -170,7 +172,7 @@ def test_a_copy_made_for_an_earlier_start_is_used_again_if_it_is_whole(
     source = tmp_path / "step-00000004.ckpt"
     shutil.copytree(newest(watched[0]), source)
     made, told = reshape_for_resume(source, tmp_path, 3)
-    assert made.name == "step-00000004.ranks-3.ckpt"
+    assert made.name == ".step-00000004.ranks-3.ckpt"
     assert "the original stays" in told
     before = (made / "manifest.json").stat().st_mtime_ns
     assert "earlier start" not in told
@@ -178,6 +180,32 @@ def test_a_copy_made_for_an_earlier_start_is_used_again_if_it_is_whole(
     again, _ = reshape_for_resume(source, tmp_path, 3)
     assert verify(again).step == read_manifest(source).step
     assert (again / "manifest.json").stat().st_mtime_ns != before
+
+
+def test_a_checkpoint_is_read_once_before_it_is_cut(
+    watched: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is hundreds of GB in a large run, and the other ranks wait."""
+    source = tmp_path / "run" / "checkpoints" / "step-00000004.ckpt"
+    shutil.copytree(newest(watched[0]), source)
+    hashed: list[str] = []
+    real = checkpoint_folder.describe_file
+
+    def counting(path: Path, **options: Any) -> Any:
+        hashed.append(path.name)
+        return real(path, **options)
+
+    monkeypatch.setattr(checkpoint_folder, "describe_file", counting)
+    for name in (str(source.parent.parent), str(source)):
+        hashed.clear()
+        folder, verified = resume._named(Path(name))
+        manifest = read_manifest(folder) if verified else verify(folder)
+        made, _ = reshape_for_resume(folder, source.parent, 3, manifest)
+        assert sorted(hashed) == sorted(manifest.files), name
+        shutil.rmtree(made)
+    made, _ = reshape_for_resume(source, source.parent, 3)
+    monkeypatch.undo()
+    assert verify(made).files == manifest.files
 
 
 def test_a_run_killed_in_its_last_validation_is_not_finished(

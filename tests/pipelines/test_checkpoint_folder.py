@@ -195,6 +195,31 @@ def test_what_a_killed_save_leaves_is_removed_and_what_it_replaced_comes_back(tm
     assert clean_leftovers(tmp_path) == []
 
 
+def test_a_note_that_cannot_be_written_leaves_the_checkpoint_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_checkpoint(tmp_path, 2)
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_manifest(folder, replace(read_manifest(folder), ended=True))
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert not verify(folder).ended
+
+
+def test_what_a_kill_within_a_note_leaves_is_no_damage(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path, 2)
+    (folder / ".manifest.json.tmp").write_text("{", encoding="utf-8")  # where it was written once
+    for name in (f".{folder.name}", f"..{folder.name}.tmp"):
+        folder.with_name(f"{name}.manifest.json.tmp").write_text("{", encoding="utf-8")
+    verify(folder)
+    clean_leftovers(tmp_path)
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
 # ---------------------------------------------------------------- pickles
 class Runs:
     """Would make a folder when unpickled."""
