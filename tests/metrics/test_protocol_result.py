@@ -1,0 +1,134 @@
+"""The one JSON of an evaluation: its schema, its notes and its hash."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from synthetic import random_clips, random_keypoint_clips
+
+from macedance.errors import ConfigError, DataError
+from macedance.metrics.presets import BAILANDO_AIST, CLEAN_KEYPOINTS, MACE2D
+from macedance.metrics.protocol import ProtocolResult, evaluate_protocol, preset_notes, write_protocol
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "motion_protocol.json"
+
+
+def small_result() -> ProtocolResult:
+    generated, reference = random_clips(33, seed=3, songs=4, frames=40), random_clips(70, seed=4, songs=7, frames=50)
+    generated[0] = replace(generated[0], name="stranger", music_beats_s=None, song=None)
+    return evaluate_protocol(
+        generated, reference, presets=("clean", "lodge_finedance"), resamples=40, floor_draws=3,
+        left_out={"generated": {"bad.npz": "too short: 1 frame"}},
+    )  # fmt: skip
+
+
+def assert_same(found: Any, expected: Any, where: str = "") -> None:
+    if isinstance(expected, dict):
+        assert list(found) == list(expected), where
+        for key, value in expected.items():
+            assert_same(found[key], value, f"{where}.{key}")
+    elif isinstance(expected, list):
+        assert len(found) == len(expected), where
+        for index, value in enumerate(expected):
+            assert_same(found[index], value, f"{where}[{index}]")
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, rel=1e-4, abs=1e-7), where
+    else:
+        assert found == expected, where
+
+
+def test_the_file_is_the_golden_one(tmp_path: Path) -> None:
+    """To accept a change of the schema, run with MACEDANCE_WRITE_GOLDEN=1 and read the difference."""
+    result = small_result()
+    write_protocol(tmp_path / "out" / "result.json", result)
+    if os.environ.get("MACEDANCE_WRITE_GOLDEN"):
+        write_protocol(GOLDEN, result)
+    found = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))
+    assert_same(found, json.loads(GOLDEN.read_text(encoding="utf-8")))
+
+
+def test_the_golden_file_has_what_the_protocol_promises() -> None:
+    content = json.loads(GOLDEN.read_text(encoding="utf-8"))
+    assert list(content) == ["schema", "presets", "floor", "inputs", "weights", "hash"]
+    assert content["schema"] == 1
+    keys = ["fid_k", "fid_g", "div_k", "div_g", "bas", "bas_motion", "bas_shuffled", "foot_skating", "pfc", "pbc"]
+    keys.append("jerk")
+    for name, entries in content["presets"].items():
+        for key in [*keys, *(f"{key}_reference" for key in keys[2:])]:
+            entry = entries[key]
+            assert "n" in entry, (name, key)
+            assert ("reason" in entry) if entry["value"] is None else (len(entry["ci95"]) == 2), (name, key)
+        assert entries["fid_g"]["n_reference"] == 70
+        assert set(content["floor"][name]) == {"fid_k", "fid_g"}
+        assert content["floor"][name]["fid_g"]["n"] == 33
+        assert content["floor"][name]["fid_k"]["value"] is None
+    assert len(content["hash"]) == 64
+
+
+def test_hash_tells_how_was_measured_not_what_came_out() -> None:
+    generated, reference = random_clips(4), random_clips(6, seed=1)
+    options: dict[str, Any] = {"resamples": 0, "floor_draws": 0}
+    base = evaluate_protocol(generated, reference, **options)
+    other = evaluate_protocol(random_clips(4, seed=9), reference, **options)
+    assert base.presets != other.presets
+    assert base.hash == other.hash
+    assert "ci95" not in base.presets["clean"]["jerk"]
+    assert base.floor == {"clean": {}}
+    changes = (
+        evaluate_protocol(generated[:3], reference, **options),
+        evaluate_protocol(generated, reference, presets=("mace3d",), **options),
+        evaluate_protocol([replace(c, fps=60.0) for c in generated], reference, **options),
+        evaluate_protocol(generated, reference, resolution=(640, 480), **options),
+        evaluate_protocol(generated, reference, resamples=10, floor_draws=0),
+        replace(base, weights={"classifier": "ab" * 32}),
+    )
+    assert len({base.hash, *(change.hash for change in changes)}) == 7
+
+
+def test_notes_name_every_clip_that_is_not_as_published() -> None:
+    generated = random_keypoint_clips(3, frames=70)
+    reference = [replace(c, fps=25.0) for c in random_keypoint_clips(3, frames=70)]
+    generated[1] = replace(generated[1], keypoints=generated[1].keypoints[:20], name="stub")
+    hidden = generated[2].keypoints.copy()
+    hidden[5, 10, 2] = 0.0
+    generated[2] = replace(generated[2], keypoints=hidden)
+    assert preset_notes(MACE2D, generated, reference) == [
+        "1 of 3 generated clips are shorter than the published 64 frames and were left out: stub",
+        "reference clips have 25 fps, the convention was published for 16: its constants were applied to the frames "
+        "as they are",
+        "1 generated clips have no reference clip of their name and were judged by beats of their own: stub",
+    ]
+    assert preset_notes(CLEAN_KEYPOINTS, generated, reference) == [
+        f"1 of {160 * 17} keypoints of the generated clips are below a confidence of 0.3 and were filled in"
+    ]
+    joints = random_clips(2)
+    notes = preset_notes(BAILANDO_AIST, joints, joints)
+    assert "were used whole: 0-0, 0-1" in notes[1]
+    assert "30 fps, the convention was published for 60" in notes[0]
+
+
+def test_mace2d_hears_the_reference_s_music_and_clean_the_own() -> None:
+    clips = random_keypoint_clips(8)
+    off = [replace(c, music_beats_s=np.array([0.01])) for c in clips]
+    result = evaluate_protocol(off, clips, presets=("mace2d", "clean"), resamples=0, floor_draws=0).presets
+    assert result["mace2d"]["bas"]["value"] == result["mace2d"]["bas_reference"]["value"]
+    assert result["clean"]["bas"]["value"] != result["clean"]["bas_reference"]["value"]
+    silent = [replace(c, music_beats_s=None) for c in clips]
+    heard = evaluate_protocol(silent, clips, resamples=0, floor_draws=0).presets["clean"]
+    assert heard["bas"]["value"] == heard["bas_reference"]["value"]
+
+
+def test_impossible_requests_are_refused() -> None:
+    clips = random_clips(2)
+    with pytest.raises(DataError, match="0 generated and 2 reference clips"):
+        evaluate_protocol([], clips)
+    with pytest.raises(ConfigError, match="preset nice: unknown"):
+        evaluate_protocol(clips, clips, presets=("nice",))
+    with pytest.raises(DataError, match="cannot read keypoints"):
+        evaluate_protocol(clips, random_keypoint_clips(2))
