@@ -8,18 +8,22 @@ import io
 import logging
 import os
 import re
+import stat
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
-from macedance.errors import DependencyError
+from macedance.errors import ConfigError, DependencyError
 from macedance.music.cache import cache_root
 
 _CHATTER = re.compile(r"\*\*\*\* You are using ZeRO with an untested optimizer|.*Setting ds_accelerator to")
 _SHARED_MEMORY_OP = "deepspeed_shm_comm"
+_TORCH_LOCK = "lock"  # the file that torch makes in an operator's folder while it compiles it
+_STALE_S = 600.0
 
 
 def require_deepspeed() -> None:
@@ -88,6 +92,74 @@ def quiet_deepspeed() -> Iterator[None]:
     except BaseException:
         sys.stderr.write(printed.getvalue())
         raise
+
+
+def prepare_operators() -> None:
+    """Make the folder of compiled operators usable: ours alone, and without what killed processes left behind.
+
+    A process killed while it compiles leaves torch's lock file, for which every later start would wait for ever. One
+    beside which nothing compiles on this machine is removed when it is ten minutes old: until then another machine may
+    be at work in a shared folder.
+
+    Raises:
+        ConfigError: Others may write to the folder.
+    """
+    folder = Path(os.environ["TORCH_EXTENSIONS_DIR"]).expanduser().absolute()
+    _make_own(folder)
+    with _only_process(folder):
+        for lock in sorted(folder.rglob(_TORCH_LOCK)):
+            waiting = False
+            while (age_s := _age_s(lock)) is not None and not _compiles(lock.parent):
+                if age_s >= _STALE_S:
+                    lock.unlink(missing_ok=True)
+                    rank_zero_info(f"removed the lock of a process that was killed while compiling: {lock}")
+                elif not waiting:
+                    waiting = True
+                    rank_zero_info(f"waiting, {_STALE_S - age_s:.0f} s at most, for whoever compiles behind {lock}")
+                else:
+                    time.sleep(1.0)
+
+
+def _age_s(file: Path) -> float | None:
+    """Seconds since a file was made; None where it is gone."""
+    try:
+        return time.time() - file.stat().st_mtime
+    except OSError:
+        return None
+
+
+def _compiles(folder: Path) -> bool:
+    """Whether a process that we can see works in an operator's folder, as torch's compilers do."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if Path(os.readlink(process / "cwd")) == folder.resolve():
+                return True
+    return False
+
+
+def _make_own(folder: Path) -> None:
+    """Make a folder of code; where it lies below one that everybody may write, such as /tmp, it must be ours alone.
+
+    Raises:
+        ConfigError: It is not: others could have put code there under a name that can be guessed.
+    """
+    open_to_all = False
+    for part in reversed([folder, *folder.parents]):
+        try:
+            part.mkdir(mode=0o700, exist_ok=True)
+            found = part.lstat()
+        except OSError as error:
+            raise ConfigError(f"cannot make the folder of compiled operators: {error.strerror}", where=part) from error
+        if open_to_all:
+            if found.st_uid not in (0, os.getuid()) or found.st_mode & 0o022 or stat.S_ISLNK(found.st_mode):
+                raise ConfigError(
+                    "compiled operators would be loaded from a folder that others may write to",
+                    where=part,
+                    expected="a folder of yours, mode 0700",
+                    fix="name another one with TORCH_EXTENSIONS_DIR or MACEDANCE_CACHE",
+                )
+            open_to_all = bool(found.st_mode & 0o077)  # else nobody else comes further
+        open_to_all = open_to_all or bool(stat.S_ISDIR(found.st_mode) and found.st_mode & 0o002)
 
 
 def compile_operators() -> None:

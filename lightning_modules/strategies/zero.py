@@ -19,6 +19,7 @@ from lightning_modules.strategies import partitions
 from lightning_modules.strategies.deepspeed_setup import (
     compile_operators,
     prepare_environment,
+    prepare_operators,
     quiet_deepspeed,
     require_deepspeed,
 )
@@ -149,6 +150,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         """Make the process group, once."""
         reset_seed()
         self.set_world_ranks()
+        prepare_operators()
         if self.root_device.type == "cpu":
             compile_operators()
         import deepspeed

@@ -528,8 +528,15 @@ def test_a_launcher_inside_a_job_says_who_is_which_rank(launched: bool, monkeypa
     """srun, or the batch script, is one process there: SLURM_PROCID is 0 on all."""
     from launch.training_cli import build_cli
 
-    for name, value in {"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0",
-                        "SLURM_JOB_NAME": "j", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NODELIST": "n1"}.items():  # fmt: skip
+    for name, value in {
+        "SLURM_NTASKS": "1",
+        "SLURM_PROCID": "0",
+        "SLURM_LOCALID": "0",
+        "SLURM_NODEID": "0",
+        "SLURM_JOB_NAME": "j",
+        "SLURM_NTASKS_PER_NODE": "1",
+        "SLURM_NODELIST": "n1",
+    }.items():
         monkeypatch.setenv(name, value)
     if launched:
         for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():

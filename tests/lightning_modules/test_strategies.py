@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -151,6 +153,60 @@ def test_compiled_operators_go_to_our_cache_unless_the_user_says_otherwise(monke
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", "elsewhere")
     deepspeed_setup.prepare_environment("cpu")
     assert os.environ["TORCH_EXTENSIONS_DIR"] == "elsewhere"
+
+
+def test_the_lock_of_a_killed_compiler_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of every operator, not of one kind only; torch would wait for it for ever."""
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "built"))
+    now = [time.time()]
+    monkeypatch.setattr(deepspeed_setup.time, "time", lambda: now[0])
+    monkeypatch.setattr(deepspeed_setup.time, "sleep", lambda s: now.__setitem__(0, now[0] + 100 * s))
+    old, young, busy = (tmp_path / "built" / "py311_cpu" / name / "lock" for name in ("cpu_adam", "young", "busy"))
+    for lock, age_s in ((old, 700), (young, 60), (busy, 700)):
+        lock.parent.mkdir(parents=True)
+        lock.touch()
+        os.utime(lock, (now[0] - age_s, now[0] - age_s))
+    compiler = subprocess.Popen(["sleep", "30"], cwd=busy.parent)
+    try:
+        with caplog.at_level("INFO"):
+            deepspeed_setup.prepare_operators()
+    finally:
+        compiler.kill()
+        compiler.wait()
+    assert [lock.exists() for lock in (old, young, busy)] == [False, False, True]
+    assert f"removed the lock of a process that was killed while compiling: {old}" in caplog.text
+    assert caplog.text.count("waiting, 540 s at most") == 1
+
+
+@pytest.mark.parametrize("fault", ["owner", "writable", "link", "inner"])
+def test_code_is_not_loaded_from_a_folder_that_others_may_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    ours = shared / "macedance-me"
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(ours / "torch_extensions"))
+    # Up to here nothing is open to all, whatever the machine's folder of tests is.
+    deepspeed_setup.prepare_operators()
+    assert ours.stat().st_mode & 0o777 == 0o700
+    if fault == "owner":
+        monkeypatch.setattr(deepspeed_setup.os, "getuid", lambda: 12345)
+        real = Path.lstat
+        theirs = SimpleNamespace(st_uid=54321, st_mode=0o40755)
+        monkeypatch.setattr(Path, "lstat", lambda self: theirs if self == ours else real(self))
+    elif fault == "writable":
+        ours.chmod(0o720)
+    elif fault == "inner":
+        ours.chmod(0o755)
+        (ours / "torch_extensions").chmod(0o777)
+    else:
+        ours.rename(tmp_path / "elsewhere")
+        ours.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match=r"others may write to.*macedance-me.*TORCH_EXTENSIONS_DIR"):
+        deepspeed_setup.prepare_operators()
 
 
 def test_deepspeed_s_prints_stay_off_stdout_and_errors_are_kept(capsys: pytest.CaptureFixture[str]) -> None:
