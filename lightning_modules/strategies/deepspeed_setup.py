@@ -156,7 +156,7 @@ def _make_own(folder: Path) -> None:
                     "compiled operators would be loaded from a folder that others may write to",
                     where=part,
                     expected="a folder of yours, mode 0700",
-                    fix="name another one with TORCH_EXTENSIONS_DIR or MACEDANCE_CACHE",
+                    fix="chmod 700 it if it is yours, or name another one with TORCH_EXTENSIONS_DIR or MACEDANCE_CACHE",
                 )
             open_to_all = bool(found.st_mode & 0o077)  # else nobody else comes further
         open_to_all = open_to_all or bool(stat.S_ISDIR(found.st_mode) and found.st_mode & 0o002)

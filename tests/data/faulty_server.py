@@ -10,6 +10,10 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from datamodules.streams.transport import Patience
+
+QUICK = Patience(tries=3, timeout_s=0.4, first_wait_s=0.01, longest_wait_s=0.02)
+
 
 @dataclass
 class Behaviour:
