@@ -24,7 +24,7 @@ _OUT_OF_MEMORY = re.compile(
     r"Cannot allocate memory|HIP out of memory",
     re.I,
 )
-_ASKED_FOR = re.compile(r"[Tt]ried to allocate ([\d.]+ ?\w+)")
+_ASKED_FOR = re.compile(r"tried to allocate ([\d.]+) ?([KMGT]i?B|bytes)", re.I)
 _LOST_RANK = re.compile(
     r"[Cc]onnection (was )?(closed|reset|refused|aborted)|Broken pipe|[Ss]ocket (is )?closed|Timed? ?out waiting|"
     r"remote process exited|NCCL (communicator was aborted|error)|collective operation timeout|failed to recv|"
@@ -85,15 +85,24 @@ def _out_of_memory(error: BaseException, run: Run) -> MaceDanceError | None:
     known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
     if not known and not (isinstance(error, (RuntimeError, OSError)) and _OUT_OF_MEMORY.search(str(error))):
         return None
-    asked = _ASKED_FOR.search(str(error))
+    asked = _asked_for(str(error))
     device = run.trainer.strategy.root_device
     place = f"the GPU's memory ({device})" if device.type == "cuda" else "the machine's memory"
     batch, frames = _setting(run.data, "micro_batch_size"), _setting(run.data, "window_frames")
     return MaceDanceError(
-        f"out of memory: {place} does not hold the step{f', {asked.group(1)} more were asked for' if asked else ''}",
+        f"out of memory: {place} does not hold the step{f', {asked} more were asked for' if asked else ''}",
         where=f"{_where(run)}, {batch} windows of {frames} frames at a time",
         fix=f"the first of these that is left to you: {'; '.join(_memory_knobs(run))}",
     )
+
+
+def _asked_for(text: str) -> str | None:
+    """How much was wanted, as the message says; bytes are told in MiB."""
+    found = _ASKED_FOR.search(text)
+    if found is None:
+        return None
+    number, unit = found.groups()
+    return f"{number} {unit}" if unit != "bytes" else f"{float(number) / 2**20:.0f} MiB"
 
 
 def _memory_knobs(run: Run) -> list[str]:

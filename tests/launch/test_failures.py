@@ -61,6 +61,10 @@ def test_memory_of_the_machine_names_the_knobs_with_their_values(tmp_path: Path)
         assert "zero" not in text, "one rank on a CPU has nobody to share with"
 
 
+def test_what_was_asked_for_is_told_in_a_readable_unit(tmp_path: Path) -> None:
+    assert f"{2**46 * 4 // 2**20} MiB more" in line(too_much(), fake_run(tmp_path))
+
+
 def test_memory_of_a_gpu_says_how_much_was_missing_and_offers_sharding(tmp_path: Path) -> None:
     error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of ...")
     text = line(error, fake_run(tmp_path, device="cuda:0", ranks=2, precision="bf16-mixed"))
