@@ -41,14 +41,18 @@ from macedance.pipelines.checkpoint_folder import (
     next_sequence,
     read_manifest,
     reshaped_copies,
+    save_hashed,
+    step_of,
+    verify,
     write_manifest,
 )
 from macedance.pipelines.checkpoint_fragments import fragment_file, write_fragments
 
 _ZERO_TAG = "checkpoint"
 _RANK_FILE = re.compile(r"-(\d{4,})\.\w+$")
-#: Bytes of disk a parameter takes at most: weights, average, master weights and an optimizer's three moments.
-_BYTES_PER_PARAMETER = 24
+#: Bytes of disk a trained parameter takes besides the optimizer's state: weights and average; sharded also the master
+#: weights and DeepSpeed's copy.
+_BYTES_PER_PARAMETER, _BYTES_PER_SHARDED_PARAMETER = 8, 16
 _SPARE_BYTES = 1 << 20
 
 
@@ -61,6 +65,7 @@ class CheckpointWriter:
         keep_last: Checkpoints that stay.
         without: Names of parameters that are left out: frozen ones that come from elsewhere.
         base: Where those come from and what they are, for the reader.
+        proven: Names of the run's checkpoints that are known to be whole; grows.
     """
 
     def __init__(
@@ -70,13 +75,16 @@ class CheckpointWriter:
         keep_last: int,
         without: frozenset[str] = frozenset(),
         base: Mapping[str, Any] | None = None,
+        proven: set[str] | None = None,
     ) -> None:
         self.trainer, self.module, self.keep_last = trainer, module, keep_last
         self.without, self.base = without, base
+        self.proven = set() if proven is None else proven
         self.run_dir = Path(trainer.default_root_dir)
         self.target = self.run_dir / "checkpoints" / checkpoint_name(trainer.global_step)
         self.folder = self.target.with_name(f".{self.target.name}.tmp")
         self._written: list[Path] = []
+        self._hashed: dict[str, FileEntry] = {}
 
     def write(self, *, validation_due: bool) -> CheckpointManifest:
         """Write it; a collective.
@@ -95,7 +103,7 @@ class CheckpointWriter:
                     self._phase(f"writing the files of {name}", partial(save, self.trainer, self.module, self.folder))
             self._phase("writing the rank's own state", self._write_rank_state)
             files = self._hash_files()
-            manifest = self._manifest(checkpoint, files, validation_due)
+            manifest = self._phase("describing it", lambda: self._manifest(checkpoint, files, validation_due))
             self._phase("finishing", lambda: self._finish(manifest), first_only=True)
             return manifest
         except CheckpointError:
@@ -130,7 +138,19 @@ class CheckpointWriter:
             (getattr(p, "ds_numel", p.numel()), p.requires_grad, p.element_size(), name not in self.without)
             for name, p in self.module.named_parameters()
         ]
-        return sum(n * (_BYTES_PER_PARAMETER if trains else size * kept) for n, trains, size, kept in counts)
+        each = _BYTES_PER_SHARDED_PARAMETER if self._sharded else _BYTES_PER_PARAMETER
+        weights = sum(n * (each if trains else size * kept) for n, trains, size, kept in counts)
+        return weights + self._optimizer_bytes()
+
+    def _optimizer_bytes(self) -> int:
+        """Of all ranks; the first step is done, so every moment that the optimizer keeps is there."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ZeroStrategy):
+            optimizers, ranks = [strategy.zero_optimizer.optimizer], self.trainer.world_size
+        else:
+            optimizers, ranks = strategy.optimizers, 1
+        values = (v for o in optimizers for state in o.state.values() for v in state.values())
+        return ranks * sum(v.numel() * v.element_size() for v in values if isinstance(v, Tensor))
 
     # ---------------------------------------------------------------- the state
     @property
@@ -152,8 +172,7 @@ class CheckpointWriter:
             self._write_sharded(strategy, checkpoint)
         elif self.trainer.is_global_zero:
             # Not through Lightning: it makes the whole file in memory first.
-            with (self.folder / STATE_FILE).open("wb") as file:
-                torch.save(checkpoint, file)
+            self._hashed[STATE_FILE] = save_hashed(checkpoint, self.folder / STATE_FILE)
 
     def _write_sharded(self, strategy: ZeroStrategy, checkpoint: dict[str, Any]) -> None:
         engine = strategy.deepspeed_engine
@@ -207,6 +226,9 @@ class CheckpointWriter:
     def _proven(self, name: str) -> FileEntry:
         """Size and sha256 of a file on the disk; one that a resume would refuse is refused now."""
         path = self.folder / name
+        known = self._hashed.get(name)
+        if known is not None and known.bytes == path.stat().st_size:
+            return known
         if path.suffix == ".pt":
             scan_torch_file(path)
         return describe_file(path, sync=True)
@@ -243,11 +265,33 @@ class CheckpointWriter:
         write_manifest(self.folder, manifest)
         put_in_place(self.folder, self.target)
         link_last(self.target)
-        for old in by_age(list_checkpoints(self.run_dir))[: -self.keep_last]:
-            if old != self.target:
-                shutil.rmtree(old, ignore_errors=True)
-        for copy in reshaped_copies(self.run_dir):  # this start's, and it is done with it
+        self.proven.add(self.target.name)
+        for old in self._superfluous():
+            shutil.rmtree(old, ignore_errors=True)
+        for copy in reshaped_copies(self.run_dir):  # made for a start, and this one is done with it
             shutil.rmtree(copy, ignore_errors=True)
+
+    def _superfluous(self) -> list[Path]:
+        """What is beyond the number to keep: the damaged ones before any whole one, then the oldest."""
+        others = [folder for folder in by_age(list_checkpoints(self.run_dir)) if folder != self.target]
+        count = len(others) + 1 - self.keep_last
+        if count <= 0:
+            return []
+        started_from = next((i for i, folder in enumerate(others) if folder.name in self.proven), len(others))
+        # The start passed over those saved later than its own; older ones go first anyway and are not read through.
+        damaged = [f for i, f in enumerate(others) if not self._is_whole(f, thoroughly=i > started_from)]
+        return [*damaged, *(folder for folder in others if folder not in damaged)][:count]
+
+    def _is_whole(self, folder: Path, *, thoroughly: bool) -> bool:
+        if folder.name in self.proven:
+            return True
+        try:
+            manifest = verify(folder, None if thoroughly else lambda _: False)
+        except (CheckpointError, OSError):
+            return False
+        if thoroughly and manifest.step == step_of(folder):
+            self.proven.add(folder.name)
+        return manifest.step == step_of(folder)
 
 
 def put_in_place(folder: Path, target: Path) -> None:

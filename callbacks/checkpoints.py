@@ -6,14 +6,15 @@ import contextlib
 import copy
 import csv
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities.rank_zero import rank_zero_info
+from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import nn
 
 from callbacks.agreement import agreed
@@ -23,7 +24,7 @@ from lightning_modules.base import ExpertModule
 from lightning_modules.strategies import ZeroStrategy
 from macedance.errors import CheckpointError, ConfigError
 from macedance.pipelines.base_weights import BaseWeights
-from macedance.pipelines.checkpoint_folder import MANIFEST_FILE, CheckpointManifest, read_manifest, write_manifest
+from macedance.pipelines.checkpoint_folder import CheckpointManifest, checkpoint_name, read_manifest, write_manifest
 
 COST_FILE = "checkpoints.csv"
 #: A save that takes longer than this share of the time since the one before is worth a word, if it takes a second.
@@ -51,6 +52,7 @@ class Checkpoints(pl.Callback):
         self.saved: Path | None = None
         self.saved_step = 0
         self._base: BaseWeights | None = None
+        self._proven: set[str] = set()
         self._since_s = 0.0
         self._said_cost = False
         self._last_step_was_done: int | None = None
@@ -72,9 +74,6 @@ class Checkpoints(pl.Callback):
         """
         started_s = time.perf_counter()
         assert isinstance(pl_module, ExpertModule)
-        csv_file = find_callback(trainer, MetricsCsv)
-        if csv_file is not None:
-            csv_file.sync()
         base = self._base
         writer = CheckpointWriter(
             trainer,
@@ -82,10 +81,17 @@ class Checkpoints(pl.Callback):
             self.keep_last,
             without=base.names_in(pl_module) if base else frozenset(),
             base=base.to_dict() if base else None,
+            proven=self._proven,
         )
+        csv_file = find_callback(trainer, MetricsCsv)
+        if csv_file is not None:
+            agreed("writing metrics.csv", csv_file.sync, where=writer.target)
         manifest = writer.write(validation_due=validation_due)
         self.saved, self.saved_step = writer.target, trainer.global_step
-        self._log_cost(trainer, manifest, time.perf_counter() - started_s)
+        try:
+            self._log_cost(trainer, manifest, time.perf_counter() - started_s)
+        except OSError as error:  # the checkpoint stands, and the other ranks have gone on
+            rank_zero_warn(f"what the checkpoint took is not noted in {COST_FILE}: {error.strerror or error}")
         return writer.target
 
     def _log_cost(self, trainer: pl.Trainer, manifest: CheckpointManifest, seconds: float) -> None:
@@ -154,7 +160,8 @@ class Checkpoints(pl.Callback):
         """Check that what the checkpoint leaves out is what this network has.
 
         Raises:
-            CheckpointError: It was trained on other base weights, or it lacks weights that nothing else brings.
+            CheckpointError: It was trained on other base weights, or it lacks weights that nothing else brings, or it
+                has no manifest.
         """
         folder = resumed_folder(trainer)
         agreed(
@@ -163,7 +170,7 @@ class Checkpoints(pl.Callback):
             where=folder or Path(),
             failed="the checkpoint cannot be resumed",
         )
-        manifest = read_manifest(folder) if folder is not None else None
+        manifest = None if folder is None else _shared_manifest(folder)
         if manifest is not None and 0 < trainer.max_steps <= manifest.step and manifest.validation_missing:
             # Nothing is left to train, and Lightning would leave at once: one validation is left to run.
             self._last_step_was_done = trainer.max_steps
@@ -189,20 +196,26 @@ class Checkpoints(pl.Callback):
             )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take up what every rank kept for itself; then validate, where the checkpoint had that still to come."""
+        """Take up what every rank kept for itself; then validate, where the checkpoint had that still to come.
+
+        Raises:
+            CheckpointError: On every rank, where any of them cannot read its part.
+        """
         self._since_s = time.perf_counter()
         self.saved_step = trainer.global_step
         folder = resumed_folder(trainer)
         if folder is None:
             return
         self.saved = folder
-        manifest = read_manifest(folder)
+        manifest = _shared_manifest(folder)
+        self._proven.add(checkpoint_name(manifest.step))
         for callback in list(trainer.callbacks):  # type: ignore[attr-defined]
             load = getattr(callback, "load_rank_files", None)
             if load is not None:
-                load(trainer, pl_module, folder)
+                _loading(f"the files of {type(callback).__name__}", partial(load, trainer, pl_module, folder), folder)
         _rescale_counters(trainer, manifest.accumulate_grad_batches)
-        self._restore_random_state(trainer, pl_module, folder, manifest)
+        restore = partial(self._restore_random_state, trainer, pl_module, folder, manifest)
+        _loading("the rank's own state", restore, folder)
         if manifest.validation_missing:
             run_validation(trainer)
         if self._last_step_was_done is not None:
@@ -212,9 +225,9 @@ class Checkpoints(pl.Callback):
     def _restore_random_state(
         trainer: pl.Trainer, pl_module: pl.LightningModule, folder: Path, manifest: CheckpointManifest
     ) -> None:
-        path = folder / rank_file(trainer.global_rank)
-        if manifest.world_size == trainer.world_size and path.exists():
-            restore_random_state(trainer, torch.load(path, weights_only=True))
+        name = rank_file(trainer.global_rank)
+        if manifest.world_size == trainer.world_size and name in manifest.files:
+            restore_random_state(trainer, torch.load(folder / name, weights_only=True))
         elif any(isinstance(m, nn.Dropout) and m.p > 0 for m in pl_module.modules()):
             rank_zero_info(
                 f"the checkpoint is of {manifest.world_size} ranks and this start has {trainer.world_size}: dropout "
@@ -223,12 +236,21 @@ class Checkpoints(pl.Callback):
 
 
 def resumed_folder(trainer: pl.Trainer) -> Path | None:
-    """The checkpoint folder that the trainer resumes from; None where it starts anew or from a foreign file."""
+    """The checkpoint folder that the trainer resumes from; None where it starts anew."""
     path = trainer._checkpoint_connector._ckpt_path
     if not path:
         return None
-    folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    return folder if (folder / MANIFEST_FILE).is_file() else None
+    return Path(path) if Path(path).is_dir() else Path(path).parent
+
+
+def _loading(what: str, function: Callable[[], Any], folder: Path) -> Any:
+    """Call a function on every rank; where a rank cannot read its part, none goes on without it."""
+    return agreed(f"reading {what}", function, where=folder, failed="the checkpoint cannot be resumed")
+
+
+def _shared_manifest(folder: Path) -> CheckpointManifest:
+    manifest: CheckpointManifest = _loading("the manifest", lambda: read_manifest(folder), folder)
+    return manifest
 
 
 def validation_is_due(trainer: pl.Trainer) -> bool:

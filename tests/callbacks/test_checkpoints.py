@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,14 @@ from callbacks.run_files import MetricsCsv
 from lightning_modules.base import ExpertModule
 from macedance.errors import CheckpointError
 from macedance.pipelines.base_weights import BaseWeights
-from macedance.pipelines.checkpoint_folder import list_checkpoints, newest_verified, read_manifest, verify
+from macedance.pipelines.checkpoint_folder import (
+    list_checkpoints,
+    newest_verified,
+    read_manifest,
+    reshaped_copies,
+    verify,
+    write_manifest,
+)
 
 
 class Numbers(IterableDataset[Tensor]):
@@ -310,7 +317,7 @@ def test_another_number_of_batches_a_step_goes_on_at_the_same_step(tmp_path: Pat
 def test_other_numbers_of_ranks_say_that_dropout_differs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run(tmp_path / "part", steps=4)
     folder = tmp_path / "part" / "checkpoints" / "step-00000004.ckpt"
-    (folder / "rank-0000.pt").unlink()
+    write_manifest(folder, replace(read_manifest(folder), world_size=2))
     with caplog.at_level("INFO"):
         run(tmp_path / "part", resume=folder, steps=6)
     assert caplog.text.count("dropout") == 1
@@ -465,3 +472,92 @@ def test_frozen_weights_of_the_run_s_own_seed_are_kept(tmp_path: Path) -> None:
     assert "network.0.weight" in content["state_dict"]
     assert "base" not in content["macedance"]
     assert BaseWeights.of(Tiny(freeze=True)._network(), None, "auto", False) is None
+
+
+# ---------------------------------------------------------------- what must not go wrong quietly
+@pytest.mark.parametrize("lost", ["rank-0000.pt", "manifest.json", "garbage"])
+def test_a_resume_takes_up_everything_or_nothing(tmp_path: Path, lost: str) -> None:
+    """A rank that does not see the manifest or its own file must not go on with other random numbers."""
+
+    class Loses(pl.Callback):
+        def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+            if lost == "garbage":
+                (folder / "rank-0000.pt").write_bytes(b"garbage")
+            else:
+                (folder / lost).unlink()
+
+    run(tmp_path, steps=4)
+    folder = tmp_path / "checkpoints" / "step-00000004.ckpt"
+    with pytest.raises(CheckpointError, match="cannot be resumed"):
+        run(tmp_path, resume=folder, steps=6, extra=lambda: [Loses()])
+
+
+def test_a_table_that_cannot_be_synced_is_the_checkpoint_s_fault_on_every_rank(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MetricsCsv, "sync", full_disk)
+    with pytest.raises(CheckpointError, match=r"cannot be saved.*No space left"):
+        run(tmp_path, steps=2)
+
+
+def test_costs_that_cannot_be_noted_do_not_end_the_run(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints.csv").mkdir()
+    with pytest.warns(UserWarning, match=r"not noted in checkpoints\.csv"):
+        run(tmp_path, steps=4)
+    assert names(tmp_path) == ["last.ckpt", "step-00000002.ckpt", "step-00000004.ckpt"]
+
+
+@pytest.mark.parametrize("damage", ["flipped", "short", "manifest"])
+def test_damaged_checkpoints_go_before_whole_ones(tmp_path: Path, damage: str) -> None:
+    run(tmp_path, steps=6)  # 2, 4 and 6
+    folder = tmp_path / "checkpoints" / "step-00000006.ckpt"
+    state = folder / ("manifest.json" if damage == "manifest" else "state.ckpt")
+    content = state.read_bytes()
+    middle = len(content) // 2
+    flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    state.write_bytes(content[:middle] if damage == "short" else flipped)
+    newest, _ = newest_verified(tmp_path)
+    assert newest is not None
+    run(tmp_path, resume=newest, steps=5, every=5)
+    assert names(tmp_path) == ["last.ckpt", *(f"step-0000000{n}.ckpt" for n in (2, 4, 5))]
+
+
+def test_only_a_start_s_own_copy_goes_with_the_next_save(tmp_path: Path) -> None:
+    run(tmp_path, steps=2)
+    source = tmp_path / "checkpoints" / "step-00000002.ckpt"
+    for name in ("step-00000002.ranks-2.ckpt", ".step-00000002.ranks-3.ckpt"):
+        shutil.copytree(source, source.with_name(name))
+    assert [path.name for path in reshaped_copies(tmp_path)] == [".step-00000002.ranks-3.ckpt"]
+    run(tmp_path, resume=source, steps=4)
+    assert names(tmp_path) == [
+        "last.ckpt", "step-00000002.ckpt", "step-00000002.ranks-2.ckpt", "step-00000004.ckpt",
+    ]  # fmt: skip
+
+
+class Four(torch.optim.AdamW):
+    """Keeps four tensors a parameter, as Adan does."""
+
+    def step(self, closure: Any = None) -> Any:
+        result = super().step(closure)
+        for state in self.state.values():
+            state["third"], state["fourth"] = state["exp_avg"].clone(), state["exp_avg"].clone()
+        return result
+
+
+@pytest.mark.parametrize(("kind", "tensors"), [(torch.optim.SGD, 2), (torch.optim.AdamW, 4), (Four, 6)])
+def test_the_space_asked_for_counts_what_the_optimizer_keeps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any, tensors: int
+) -> None:
+    expected: list[int] = []
+    real = CheckpointWriter._expected_bytes
+
+    def keeping(writer: CheckpointWriter) -> int:
+        expected.append(real(writer))
+        return expected[-1]
+
+    monkeypatch.setattr(CheckpointWriter, "_expected_bytes", keeping)
+    module = Tiny()
+    module._optimizer_factory = lambda parameters: kind(parameters, lr=0.01)
+    run(tmp_path, steps=2, module=module)
+    elements = sum(p.numel() for p in module.parameters())
+    assert 4 * tensors * elements <= expected[0] <= 4 * tensors * elements + 100
