@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,9 +27,11 @@ from macedance.metrics.statistics import check_resampling
 from macedance.metrics.tables import ClipTable, Reporting, entries
 from macedance.motion.files import JointClip
 
+T = TypeVar("T")
+
 MIN_FRAMES = 4
-#: Clips computed at once: enough to forget the cost of a call, few enough to stay in the processor's caches.
-BLOCK = 32
+#: Frames computed at once: enough to forget the cost of a call, few enough to stay in the processor's caches.
+BLOCK_FRAMES = 1500
 
 # Columns of the key of a row: clip id, 1 for the reference, the copy that distinguishes two rows of one id, song, and
 # the window of the clip, LEFT_OUT for a clip that the preset does not look at.
@@ -203,6 +205,12 @@ def check_plausibility(clips: Sequence[JointClip], *, floor_m: float = 0.0) -> d
     }
 
 
+def in_blocks(members: Sequence[T], num_frames: int) -> list[Sequence[T]]:
+    """Clips of ``num_frames`` frames in the portions in which they are measured."""
+    size = max(1, BLOCK_FRAMES // num_frames)
+    return [members[start : start + size] for start in range(0, len(members), size)]
+
+
 def _features(clips: Sequence[Clip], preset: Preset) -> tuple[Tensor, list[np.ndarray]]:
     """Rows (n, width + 1) and motion beats of clips; those of equal length and frame rate are computed together."""
     groups: dict[tuple[int, float], list[int]] = defaultdict(list)
@@ -210,8 +218,7 @@ def _features(clips: Sequence[Clip], preset: Preset) -> tuple[Tensor, list[np.nd
         groups[len(points_of(clip)), clip.fps].append(index)
     rows = torch.zeros(len(clips), preset.width + 1, dtype=torch.float64)
     beats: list[np.ndarray] = [np.zeros(0)] * len(clips)
-    blocks = [(key, m[i : i + BLOCK]) for key, m in groups.items() for i in range(0, len(m), BLOCK)]
-    for (num_frames, fps), members in blocks:
+    for (num_frames, fps), members in ((key, block) for key, m in groups.items() for block in in_blocks(m, key[0])):
         points = torch.from_numpy(np.stack([preset.points(clips[i]) for i in members])).double()
         block = preset.measure(points, fps)
         rows[members, :-1] = torch.cat([block.kinetic, block.geometric, block.scalars], dim=-1)
