@@ -100,8 +100,10 @@ def _check_space(request: JobRequest, cli: Any, report: Report) -> None:
     parameters = list(model.built_network.parameters())
     total = sum(p.numel() for p in parameters)
     trainable = sum(p.numel() for p in parameters if p.requires_grad)
-    each = checkpoint_bytes(total, trainable, sharded="zero" in str(cli.config.trainer.strategy).lower())
-    kept = int(cli.config.get("keep_last_checkpoints") or 3) + 1
+    sharded = "zero" in str(cli.config.trainer.strategy).lower()
+    each = checkpoint_bytes(total, trainable, sharded=sharded)
+    # And a start on another number of ranks makes a copy that is cut for them.
+    kept = int(cli.config.get("keep_last_checkpoints") or 3) + (2 if sharded else 1)
     free = shutil.disk_usage(_existing(request.run_dir)).free
     report.figures.update(parameters=total, checkpoint_bytes=each, checkpoints=kept, free_bytes=free)
     told = f"{kept} checkpoints of about {_gb(each)} ({total:,} parameters, {trainable:,} of them trained)"
@@ -115,11 +117,11 @@ def _check_space(request: JobRequest, cli: Any, report: Report) -> None:
 
 
 def checkpoint_bytes(parameters: int, trainable: int, *, sharded: bool) -> int:
-    """About the size of a checkpoint: weights, their average and Adam's two moments in float32.
+    """At most the size of a checkpoint: weights, their average and Adan's four moments in float32.
 
     A ZeRO checkpoint also holds the float32 master copy and the fragments that exports are made of.
     """
-    return 4 * parameters + 4 * trainable * (5 if sharded else 3)
+    return 4 * parameters + 4 * trainable * (7 if sharded else 5)
 
 
 def _existing(path: Path) -> Path:

@@ -7,6 +7,7 @@ overlap; padding is never part of one.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,6 @@ import torch
 from torch import Tensor
 
 from macedance.errors import CheckpointError
-from macedance.motion.atomic import write_atomically
 
 #: Key of the files' metadata: JSON ``{name: {"offset": first element, "shape": full shape}}``.
 FRAGMENTS_KEY = "fragments"
@@ -57,13 +57,24 @@ def save_fragments(path: Path, fragments: Mapping[str, Fragment], metadata: Mapp
         path: The file.
         fragments: By parameter name.
         metadata: More of it, strings.
+
+    Raises:
+        OSError: It cannot be written; nothing is left behind.
     """
-    from safetensors.torch import save
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
 
     layout = {name: {"offset": f.offset, "shape": list(f.shape)} for name, f in fragments.items()}
     tensors = {name: f.tensor.detach().float().cpu().contiguous() for name, f in fragments.items()}
-    content = save(tensors, {**(metadata or {}), FRAGMENTS_KEY: json.dumps(layout)})
-    write_atomically(path, content)
+    # Straight into the file: made in memory first, a large network's average would be there three times.
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        save_file(tensors, str(temporary), {**(metadata or {}), FRAGMENTS_KEY: json.dumps(layout)})
+        os.replace(temporary, path)
+    except SafetensorError as error:  # it reports a full disk so
+        raise OSError(f"cannot write {path.name}: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_fragments(files: Sequence[Path], wanted: Mapping[str, Fragment]) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 from macedance.errors import CheckpointError
@@ -95,3 +96,21 @@ def test_the_average_of_parts_is_the_part_of_the_average() -> None:
     coarse.update({"w": torch.full((2,), 1.0078125, dtype=torch.bfloat16)})
     assert coarse.shadow["w"].dtype == torch.float32
     assert float(coarse.shadow["w"][0]) > 1
+
+
+def test_fragments_go_straight_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by a copy of the whole file in memory; where the disk is full, nothing stays."""
+    monkeypatch.setattr(safetensors.torch, "save", lambda *_: pytest.fail("it is made in memory"))
+    path = tmp_path / "ema-0000.safetensors"
+    save_fragments(path, cut(1, 0, whole()))
+    before = path.read_bytes()
+
+    def full(tensors: object, name: str, metadata: object) -> None:
+        Path(name).write_bytes(b"half")
+        raise safetensors.SafetensorError("No space left on device")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_fragments(path, cut(1, 0, whole()))
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert path.read_bytes() == before
