@@ -151,20 +151,16 @@ class Preset(ABC):
         return None
 
     @abstractmethod
-    def check_kind(self, clip: Clip) -> None:
-        """Refuse a clip of a kind that this preset does not read.
+    def check(self, clip: Clip) -> None:
+        """Refuse a clip that this preset cannot read.
 
         Raises:
-            DataError: It is one; says its name.
+            DataError: It is of another kind, or holds nothing to measure; says its name.
         """
 
     @abstractmethod
     def points(self, clip: Clip) -> np.ndarray:
-        """What is measured of a clip of the right kind, (T, K, 3).
-
-        Raises:
-            DataError: Nothing can be measured; says the clip's name.
-        """
+        """What is measured of a clip that passed ``check``, (T, K, 3)."""
 
     @abstractmethod
     def measure(self, points: Tensor, fps: float) -> Measured:

@@ -130,7 +130,8 @@ def body_in_torso_lengths(clip: KeypointClip) -> np.ndarray:
     whole = seen[:, _TORSO].all(axis=1)
     if not whole.any():
         raise DataError(
-            f"no frame of {clip.name or 'the clip'} shows both shoulders and both hips",
+            "no frame shows both shoulders and both hips",
+            where=clip.name or None,
             expected=f"confidence of at least {CONFIDENT:g}",
         )
     filled = _filled(points[..., :2], seen)
@@ -140,7 +141,7 @@ def body_in_torso_lengths(clip: KeypointClip) -> np.ndarray:
     torso = filled[:, (_LSHOULDER, _RSHOULDER)].mean(axis=1) - hips
     length = float(np.median(np.linalg.norm(torso[whole], axis=1)))
     if length < 1e-6:
-        raise DataError(f"the torso of {clip.name or 'the clip'} has no length", expected="shoulders above hips")
+        raise DataError("the torso has no length", where=clip.name or None, expected="shoulders above hips")
     body = np.zeros((len(filled), len(COCO_17), 3))
     body[..., :2] = (filled - hips[0]) / length * np.array([1.0, -1.0])
     return body

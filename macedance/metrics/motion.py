@@ -24,7 +24,7 @@ from macedance.metrics.gathered import GatheredMetric, first_of_each
 from macedance.metrics.presets import CLEAN
 from macedance.metrics.statistics import Entry as Entry
 from macedance.metrics.statistics import check_resampling
-from macedance.metrics.tables import ClipTable, Reporting, entries
+from macedance.metrics.tables import ClipTable, Reporting, clip_values, entries
 from macedance.motion.files import JointClip
 
 T = TypeVar("T")
@@ -94,7 +94,8 @@ class MotionMetrics(GatheredMetric):
             reference: Whether these are reference clips or generated ones.
 
         Raises:
-            DataError: A clip below four frames or of the wrong kind, or as many ids as clips are not given.
+            DataError: Clips below four frames, or that the preset cannot read (all are listed), or as many ids as clips
+                are not given.
         """
         clips = list(clips)
         if ids is None:
@@ -102,13 +103,7 @@ class MotionMetrics(GatheredMetric):
             ids = range(seen, seen + len(clips))
         if len(ids) != len(clips):
             raise DataError(f"{len(ids)} ids for {len(clips)} clips", expected="one id for each clip")
-        short = [clip.name or "(unnamed)" for clip in clips if len(points_of(clip)) < MIN_FRAMES]
-        if short:
-            raise DataError(
-                f"{len(short)} clips are too short to measure: {', '.join(short[:8])}", expected=f"{MIN_FRAMES} frames"
-            )
-        for clip in clips:
-            self.preset.check_kind(clip)
+        _check(clips, self.preset)
         if not clips:
             return
         # Each window is a clip of its own; a clip without any keeps one row, so that it can be counted.
@@ -191,6 +186,20 @@ def evaluate_clips(
     return metrics.compute()
 
 
+def per_clip_values(clips: Sequence[Clip], *, preset: Preset = CLEAN, extras: bool = True) -> dict[str, np.ndarray]:
+    """The values (n,) behind the means over clips, in the order of the clips and NaN where one has none.
+
+    For distributions and paired comparisons; ``foot_skating`` is (n, 2), the feet. A clip of several windows has as
+    many rows, one that the preset leaves out has none.
+
+    Raises:
+        DataError: As MotionMetrics.update.
+    """
+    metrics = MotionMetrics(preset, sync_on_compute=False)
+    metrics.update(clips)
+    return clip_values(metrics._table(0), preset, extras=extras)
+
+
 def check_plausibility(clips: Sequence[JointClip], *, floor_m: float = 0.0) -> dict[str, Entry]:
     """Worst clip in ``bone_length_variation`` (relative), ``floor_penetration_m`` and ``max_root_speed_m_s``."""
     joints = [(torch.from_numpy(clip.joints), clip.fps) for clip in clips]
@@ -203,6 +212,25 @@ def check_plausibility(clips: Sequence[JointClip], *, floor_m: float = 0.0) -> d
         name: {"value": max((float(check(x, fps)) for x, fps in joints), default=None), "n": len(joints)}
         for name, check in checks.items()
     }
+
+
+def _check(clips: Sequence[Clip], preset: Preset) -> None:
+    short = [clip.name or "(unnamed)" for clip in clips if len(points_of(clip)) < MIN_FRAMES]
+    if short:
+        raise DataError(
+            f"{len(short)} clips are too short to measure: {', '.join(short)}", expected=f"{MIN_FRAMES} frames"
+        )
+    errors = []
+    for clip in clips:
+        try:
+            preset.check(clip)
+        except DataError as error:
+            errors.append(error)
+    if len(errors) > 1:
+        told = "; ".join(f"{error.what} at {error.where or '(unnamed)'}" for error in errors)
+        raise DataError(f"{len(errors)} of {len(clips)} clips: {told}", expected=errors[0].expected)
+    if errors:
+        raise errors[0]
 
 
 def in_blocks(members: Sequence[T], num_frames: int) -> list[Sequence[T]]:

@@ -3,7 +3,8 @@
 Shapes: B clips, T frames, J = 24 joints, K keypoints.
 
 A published preset applies its constants (frame times, widths in frames) to the frames as they come; nothing is
-resampled.
+resampled. What its paper does not print is given all the same: ``bas_motion`` and ``bas_shuffled`` with its constants,
+``foot_skating`` (but for LODGE's), ``pbc`` and ``jerk`` as in ``clean``.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ class MotionPreset(Preset):
         frame_s = 1.0 / fps if self.geometric_frame_s is None else self.geometric_frame_s
         return geometric_features(self.placed(joints), frame_s)
 
-    def check_kind(self, clip: Clip) -> None:
+    def check(self, clip: Clip) -> None:
         """Joints are read."""
         if not isinstance(clip, JointClip):
             raise self.unsuitable(clip, "joints, or poses and trans")
@@ -165,10 +166,9 @@ class CleanKeypoints(Preset):
         """Keypoints are neither in metres nor above a floor."""
         return "needs 3-D joints in metres"
 
-    def check_kind(self, clip: Clip) -> None:
-        """Keypoints are read."""
-        if not isinstance(clip, KeypointClip):
-            raise self.unsuitable(clip, "keypoints")
+    def check(self, clip: Clip) -> None:
+        """Keypoints of a body with a torso are read."""
+        self.points(clip)
 
     def points(self, clip: Clip) -> np.ndarray:
         """The body (T, 17, 3) in torso lengths."""
@@ -198,7 +198,7 @@ class PublishedKeypoints(Preset):
         """Keypoints are neither in metres nor above a floor."""
         return "not part of the published 2-D protocol"
 
-    def check_kind(self, clip: Clip) -> None:
+    def check(self, clip: Clip) -> None:
         """Keypoints are read, in the number of the released scripts."""
         if not isinstance(clip, KeypointClip) or clip.keypoints.shape[1] != NUM_KEYPOINTS:
             raise self.unsuitable(clip, f"{NUM_KEYPOINTS} keypoints")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -138,12 +138,11 @@ def preset_notes(preset: Preset, generated: Sequence[Clip], reference: Sequence[
     """What a reader of this preset's numbers must know of these clips, one sentence each; names are all listed."""
     notes = []
     for which, clips in (("generated", generated), ("reference", reference)):
-        other = sorted({clip.fps for clip in clips} - {preset.published_fps})
+        other = {clip.fps for clip in clips} - {preset.published_fps}
         if preset.published_fps is not None and other:
-            rates = ", ".join(f"{fps:g}" for fps in other)
             notes.append(
-                f"{which} clips have {rates} fps, the convention was published for {preset.published_fps:g}: its "
-                "constants were applied to the frames as they are"
+                f"{which} clips have {_rates(other)} fps, the convention was published for "
+                f"{preset.published_fps:g}: its constants were applied to the frames as they are"
             )
         frames = preset.window.frames
         short = [clip.name or "(unnamed)" for clip in clips if frames is not None and len(points_of(clip)) < frames]
@@ -162,6 +161,9 @@ def preset_notes(preset: Preset, generated: Sequence[Clip], reference: Sequence[
                     f"{filled} of {total} keypoints of the {which} clips are below a confidence of {CONFIDENT:g} and "
                     "were filled in"
                 )
+    ours, theirs = ({clip.fps for clip in clips} for clips in (generated, reference))
+    if preset.published_fps is None and ours != theirs:
+        notes.append(f"generated clips have {_rates(ours)} fps, the reference {_rates(theirs)}")
     if preset.beat.reference_music:
         lone = unmatched(generated, reference)[0]
         if lone:
@@ -170,6 +172,10 @@ def preset_notes(preset: Preset, generated: Sequence[Clip], reference: Sequence[
                 f"own: {', '.join(lone)}"
             )
     return notes
+
+
+def _rates(rates: Iterable[float]) -> str:
+    return ", ".join(f"{fps:g}" for fps in sorted(rates))
 
 
 def _described(generated: Sequence[Clip], reference: Sequence[Clip]) -> dict[str, Any]:

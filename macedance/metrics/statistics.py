@@ -54,6 +54,29 @@ def bootstrap_mean(values: np.ndarray, *, resamples: int = MEAN_RESAMPLES, seed:
     return float(low), float(high)
 
 
+def paired_difference(
+    first: np.ndarray, second: np.ndarray, *, resamples: int = MEAN_RESAMPLES, seed: int = 0
+) -> Entry:
+    """Mean of ``first`` - ``second`` (n,) over pairs of clips, with its 95% interval.
+
+    Returns:
+        ``value``, ``n``, ``ci95``; pairs of which one value is NaN are counted as ``left_out``.
+
+    Raises:
+        DataError: Values of different shapes, which cannot be pairs.
+    """
+    first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if first.ndim != 1 or first.shape != second.shape:
+        raise DataError(f"values of shapes {first.shape} and {second.shape}", expected="(n,) of the same clips")
+    difference = first - second
+    present = difference[~np.isnan(difference)]
+    entry: Entry = {"value": float(present.mean()) if present.size else None, "n": int(present.size)}
+    if present.size < difference.size or not difference.size:
+        entry |= {"left_out": int(difference.size - present.size), "reason": "no value in one of the two"}
+    interval = bootstrap_mean(present, resamples=resamples, seed=seed)
+    return entry if interval is None else entry | {"ci95": list(interval)}
+
+
 def bootstrap_frechet(
     x: Tensor, y: Tensor, value: float, *, resamples: int = FRECHET_RESAMPLES, seed: int = 0
 ) -> Interval:

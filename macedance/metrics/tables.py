@@ -128,8 +128,14 @@ def _distribution(key: str, x: Tensor, y: Tensor, preset: Preset, reporting: Rep
     return result
 
 
-def _clip_means(table: ClipTable, suffix: str, preset: Preset, reporting: Reporting) -> dict[str, Entry]:
-    """Entries that are means over the clips of one set."""
+def clip_values(table: ClipTable, preset: Preset, *, extras: bool = False) -> dict[str, np.ndarray]:
+    """The values (n,) of each clip behind the means, NaN where it has none; ``foot_skating`` is (n, 2), the feet.
+
+    Args:
+        table: The clips.
+        preset: Its conventions.
+        extras: See Reporting.
+    """
     scalars, tolerance = table.scalars, preset.beat.tolerance
     pairs = list(zip(table.music, table.dances, strict=True))
 
@@ -139,26 +145,34 @@ def _clip_means(table: ClipTable, suffix: str, preset: Preset, reporting: Report
     shuffled = shuffled_alignment(table.dances, table.music, table.songs, table.extents.tolist(), tolerance)
     # The same clips as `bas`, so that the two can be subtracted.
     shuffled[[music.size == 0 for music, _ in pairs]] = np.nan
-    skating = np.stack([scalars["skating_left"], scalars["skating_right"]], axis=-1)
-    values: dict[str, tuple[np.ndarray, str]] = {
-        "bas": (with_music(lambda m, d: beat_alignment(m, d, tolerance)), NO_MUSIC),
+    values = {
+        "bas": with_music(lambda m, d: beat_alignment(m, d, tolerance)),
         # A dance without any minimum never comes to rest on a beat: 0, not left out.
-        "bas_motion": (with_music(lambda m, d: beat_alignment(d, m, tolerance) if d.size else 0.0), NO_MUSIC),
-        "bas_shuffled": (shuffled, "no music beats, or no other song"),
-        "foot_skating": (skating, preset.missing_reason or "no foot touches the floor"),
-        **{key: (scalars[key], preset.missing_reason or "no value") for key in ("pfc", "pbc", "jerk")},
+        "bas_motion": with_music(lambda m, d: beat_alignment(d, m, tolerance) if d.size else 0.0),
+        "bas_shuffled": shuffled,
+        "foot_skating": np.stack([scalars["skating_left"], scalars["skating_right"]], axis=-1),
+        **{key: scalars[key] for key in ("pfc", "pbc", "jerk")},
     }
-    if reporting.extras and not preset.beat.in_frames:
-        matches = {name: with_music(lambda m, d, n=name: getattr(match_beats(d, m), n)) for name in _MATCHES}  # type: ignore[misc]
-        values |= {f"beat_{name}": (array, NO_MUSIC) for name, array in matches.items()}
-        rate = np.array([len(dance) for dance in table.dances]) / table.extents
-        values["minima_rate"] = (rate, "no value")
-        for name in ("bone_length_variation", "floor_penetration_m"):
-            values[name] = (scalars[name], preset.missing_reason or "no value")
-    return {f"{key}{suffix}": _mean(array, why, reporting) for key, (array, why) in values.items()}
+    if extras and not preset.beat.in_frames:
+        for name in ("precision", "coverage", "f1"):
+            values[f"beat_{name}"] = with_music(lambda m, d, n=name: float(getattr(match_beats(d, m), n)))  # type: ignore[misc]
+        values["minima_rate"] = np.array([len(dance) for dance in table.dances]) / table.extents
+        values |= {name: scalars[name] for name in ("bone_length_variation", "floor_penetration_m")}
+    return values
 
 
-_MATCHES = ("precision", "coverage", "f1")
+def _why_missing(key: str, preset: Preset) -> str:
+    if key == "bas_shuffled":
+        return "no music beats, or no other song"
+    if key.startswith(("bas", "beat_")):
+        return NO_MUSIC
+    return preset.missing_reason or ("no foot touches the floor" if key == "foot_skating" else "no value")
+
+
+def _clip_means(table: ClipTable, suffix: str, preset: Preset, reporting: Reporting) -> dict[str, Entry]:
+    """Entries that are means over the clips of one set."""
+    values = clip_values(table, preset, extras=reporting.extras)
+    return {f"{key}{suffix}": _mean(array, _why_missing(key, preset), reporting) for key, array in values.items()}
 
 
 def _mean(values: np.ndarray, why_missing: str, reporting: Reporting) -> Entry:

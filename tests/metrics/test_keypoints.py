@@ -84,9 +84,9 @@ def test_uncertain_keypoints_are_filled_in_from_their_own_frames_and_counted() -
 def test_clips_without_a_torso_are_refused_by_name() -> None:
     points = random_keypoints(0)
     points[:, 6, 2] = 0.1
-    with pytest.raises(DataError, match="no frame of dancer shows both shoulders"):
+    with pytest.raises(DataError, match="no frame shows both shoulders and both hips; at dancer"):
         body_in_torso_lengths(KeypointClip(points, 16.0, name="dancer"))
-    with pytest.raises(DataError, match="torso of dancer has no length"):
+    with pytest.raises(DataError, match="torso has no length; at dancer"):
         body_in_torso_lengths(KeypointClip(np.ones((5, 17, 3)), 16.0, name="dancer"))
     with pytest.raises(DataError, match="coco_17"):
         KeypointClip(np.ones((5, 24, 3)), 16.0)

@@ -114,6 +114,8 @@ def test_kinds_do_not_mix() -> None:
     for preset, clips in ((CLEAN, keypoints), (CLEAN_KEYPOINTS, joints), (MACE2D, joints)):
         with pytest.raises(DataError, match=f"preset {preset.name} cannot read"):
             MotionMetrics(preset).update(clips)
+        with pytest.raises(DataError, match=r"2 of 2 clips: .* at 0-0; .* at 0-1"):
+            MotionMetrics(preset).update(clips)
     coco_17 = [replace(c, keypoints=c.keypoints[:, :17], layout=None) for c in keypoints]
     with pytest.raises(DataError, match="25 keypoints"):
         MotionMetrics(MACE2D).update(coco_17)

@@ -9,9 +9,15 @@ from synthetic import random_clips
 
 from macedance.errors import DataError
 from macedance.metrics.functional.frechet import frechet_distance, mean_pairwise_distance
-from macedance.metrics.motion import MotionMetrics, evaluate_clips
+from macedance.metrics.motion import MotionMetrics, evaluate_clips, per_clip_values
 from macedance.metrics.presets import CLEAN, MACE2D
-from macedance.metrics.statistics import bootstrap_diversity, bootstrap_frechet, bootstrap_mean, reference_floor
+from macedance.metrics.statistics import (
+    bootstrap_diversity,
+    bootstrap_frechet,
+    bootstrap_mean,
+    paired_difference,
+    reference_floor,
+)
 
 
 def features(n: int, dims: int, seed: int) -> torch.Tensor:
@@ -136,3 +142,28 @@ def test_shuffled_music_is_near_the_score_of_unrelated_dances() -> None:
     clips = random_clips(30, songs=10, frames=90)
     values = evaluate_clips(clips, [])
     assert values["bas"]["value"] == pytest.approx(values["bas_shuffled"]["value"], abs=0.08)
+
+
+def test_paired_differences_see_what_means_cannot() -> None:
+    rng = np.random.default_rng(0)
+    clip = rng.standard_normal(60) * 10  # clips differ far more from each other than the two arms
+    second = clip + rng.standard_normal(60) * 0.1
+    entry = paired_difference(clip + 0.2, second)
+    assert entry["ci95"][0] > 0.1
+    assert entry["value"] == pytest.approx(0.2, abs=0.05)
+    second[:3] = np.nan
+    assert (paired_difference(clip, second)["n"], paired_difference(clip, second)["left_out"]) == (57, 3)
+    assert paired_difference(np.zeros(0), np.zeros(0))["value"] is None
+    with pytest.raises(DataError, match="same clips"):
+        paired_difference(clip, second[1:])
+
+
+def test_values_of_clips_are_those_behind_the_means() -> None:
+    clips = random_clips(7, songs=3)
+    values, entries = per_clip_values(clips), evaluate_clips(clips, [], extras=True)
+    for key, array in values.items():
+        assert len(array) == 7
+        assert np.nanmean(array) == pytest.approx(entries[key]["value"]), key
+    alone = per_clip_values(clips[3:4])
+    for key in set(values) - {"bas_shuffled"}:
+        np.testing.assert_allclose(alone[key][0], values[key][3], rtol=1e-9, err_msg=key)

@@ -105,7 +105,8 @@ def test_notes_name_every_clip_that_is_not_as_published() -> None:
         "1 generated clips have no reference clip of their name and were judged by beats of their own: stub",
     ]
     assert preset_notes(CLEAN_KEYPOINTS, generated, reference) == [
-        f"1 of {160 * 17} keypoints of the generated clips are below a confidence of 0.3 and were filled in"
+        f"1 of {160 * 17} keypoints of the generated clips are below a confidence of 0.3 and were filled in",
+        "generated clips have 16 fps, the reference 25",
     ]
     joints = random_clips(2)
     notes = preset_notes(BAILANDO_AIST, joints, joints)
