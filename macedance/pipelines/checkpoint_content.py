@@ -20,7 +20,7 @@ from torch import Tensor
 from macedance.errors import CheckpointError, ConfigError
 from macedance.pipelines.base_weights import BaseWeights
 from macedance.pipelines.checkpoint_folder import MANIFEST_FILE, MODEL_FILE, STATE_FILE, verify
-from macedance.pipelines.checkpoint_fragments import assemble_fragments
+from macedance.pipelines.checkpoint_fragments import assemble_fragments, fragment_names
 from macedance.pipelines.folder import CONFIG_FILE, check_weights, read_folder
 
 Weights = Literal["auto", "ema", "raw"]
@@ -40,12 +40,14 @@ class CheckpointContent:
         ours: Its own section: ``config``, ``normalizer``, ``position``, ...
         tensors: The network's weights, by name in the network as it was trained, adapters included.
         average: Their moving averages, of what was averaged.
+        only: The one kind of weights that was read, where it was one; None: both.
     """
 
     path: Path
     ours: Mapping[str, Any]
     tensors: dict[str, Tensor]
     average: dict[str, Tensor]
+    only: Literal["ema", "raw"] | None = None
 
     def weights(self, which: Weights) -> dict[str, Tensor]:
         """The plain network's weights, adapters folded in.
@@ -56,13 +58,15 @@ class CheckpointContent:
         Raises:
             CheckpointError: There is no average where one is asked for, it is of another network, or a weight is not
                 finite.
-            ConfigError: `which` is none of the three.
+            ConfigError: `which` is none of the three, or was not read.
         """
         if which not in ("auto", "ema", "raw"):
             raise ConfigError(f"weights {which!r}", expected="ema, raw or auto")
         config, tensors = self.ours["config"], dict(self.tensors)
         if which == "auto":
-            which = "raw" if config.get("sample_weights") == "raw" or not self.average else "ema"
+            which = self.only or ("raw" if config.get("sample_weights") == "raw" or not self.average else "ema")
+        if self.only not in (None, which):
+            raise ConfigError(f"the checkpoint was read for its {self.only} weights only", expected=f"not {which}")
         if which == "ema":
             if not self.average:
                 raise CheckpointError(
@@ -94,11 +98,14 @@ def is_checkpoint_folder(path: str | Path) -> bool:
     )
 
 
-def read_checkpoint(path: str | Path, *, base: str | Path | None = None, with_base: bool = True) -> CheckpointContent:
+def read_checkpoint(
+    path: str | Path, which: Weights | None = None, *, base: str | Path | None = None, with_base: bool = True
+) -> CheckpointContent:
     """Read a checkpoint of any form; its optimizer state is not read.
 
     Args:
         path: The checkpoint.
+        which: The weights that are wanted, so that no others are read from a sharded one; None: both.
         base: Where the weights are that it leaves out, instead of the place that it names.
         with_base: Fetch them; without, the content is that of the checkpoint alone.
 
@@ -106,7 +113,7 @@ def read_checkpoint(path: str | Path, *, base: str | Path | None = None, with_ba
         CheckpointError: Missing, foreign or damaged, or the weights that it leaves out are not where it says.
     """
     path = Path(path)
-    ours, tensors, average = _read_folder(path) if path.is_dir() else _read_file(path)
+    ours, tensors, average, only = _read_folder(path, which) if path.is_dir() else (*_read_file(path), None)
     if not isinstance(ours, Mapping):
         raise CheckpointError("not a checkpoint of this program", where=path, expected=EXPECTED)
     if not isinstance(ours.get("config"), Mapping) or not isinstance(ours.get("normalizer"), Mapping):
@@ -115,7 +122,7 @@ def read_checkpoint(path: str | Path, *, base: str | Path | None = None, with_ba
         left_out = BaseWeights.from_dict(ours["base"], path)
         source = Path(base if base is not None else left_out.source)
         tensors = left_out.complete(tensors, _source_weights(source, left_out.weights, path), path)
-    return CheckpointContent(path, ours, tensors, average)
+    return CheckpointContent(path, ours, tensors, average, only)
 
 
 def _source_weights(source: Path, weights: str, needed_by: Path) -> dict[str, Tensor]:
@@ -128,18 +135,46 @@ def _source_weights(source: Path, weights: str, needed_by: Path) -> dict[str, Te
         )
     if source.is_dir() and not is_checkpoint_folder(source):
         return read_folder(source)[2]
-    return read_checkpoint(source).weights(weights)  # type: ignore[arg-type]
+    which: Any = weights
+    return read_checkpoint(source, which).weights(which)
 
 
-def _read_folder(folder: Path) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
-    manifest = verify(folder)
+def holds_model(name: str) -> bool:
+    """Whether a file of a checkpoint folder holds something of the model, and not of the training only."""
+    return name in (STATE_FILE, MODEL_FILE) or name.startswith(("weights-", "ema-"))
+
+
+def _read_folder(
+    folder: Path, which: Weights | None
+) -> tuple[Any, dict[str, Tensor], dict[str, Tensor], Literal["ema", "raw"] | None]:
+    """Only what is read is proven by its sha256: the optimizer's files may be hundreds of GB."""
+    # Names and sizes of all files are compared, and model.json says which are needed.
+    manifest = verify(folder, lambda name: name in (STATE_FILE, MODEL_FILE))
     if not manifest.sharded:
-        return _read_file(folder / STATE_FILE)
+        return *_read_file(folder / STATE_FILE), None
     try:
         ours = json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot read {MODEL_FILE}: {error}", where=folder) from error
-    return ours, _of_network(assemble_fragments(folder, "weights")), _of_network(assemble_fragments(folder, "ema"))
+    only = _only_kind(which, ours, any(name.startswith("ema-") for name in manifest.files))
+    kinds = ("weights-",) if only == "raw" else ("weights-", "ema-")
+    verify(folder, lambda name: name.startswith(kinds))
+    average = {} if only == "raw" else assemble_fragments(folder, "ema")
+    if only != "ema":
+        return ours, _of_network(assemble_fragments(folder, "weights")), _of_network(average), only
+    # What was averaged is not read once more as it was trained; the rest has no average.
+    averaged = fragment_names(folder, "weights") & average.keys()
+    tensors = assemble_fragments(folder, "weights", without=averaged) | {name: average[name] for name in averaged}
+    return ours, _of_network(tensors), _of_network(average), only
+
+
+def _only_kind(which: Weights | None, ours: Any, has_average: bool) -> Literal["ema", "raw"] | None:
+    """The one kind of weights that must be read; None where that cannot be told, or both are wanted."""
+    if which == "auto" and isinstance(ours, Mapping) and isinstance(ours.get("config"), Mapping):
+        which = "raw" if not has_average or ours["config"].get("sample_weights") == "raw" else "ema"
+    if which == "raw":
+        return "raw"
+    return "ema" if which == "ema" and has_average else None
 
 
 def _of_network(tensors: Mapping[Any, Any]) -> dict[str, Tensor]:

@@ -374,8 +374,8 @@ def _sequence(folder: Path) -> int | None:
         return None
 
 
-def newest_verified(run_dir: str | Path) -> tuple[Path | None, list[str]]:
-    """The last saved checkpoint of a run that verifies.
+def newest_verified(run_dir: str | Path, hashed: Callable[[str], bool] | None = None) -> tuple[Path | None, list[str]]:
+    """The last saved checkpoint of a run that verifies; `hashed` as of :func:`verify`.
 
     Returns:
         The folder, or None where none does, and one warning for every newer one that does not.
@@ -383,7 +383,7 @@ def newest_verified(run_dir: str | Path) -> tuple[Path | None, list[str]]:
     warnings: list[str] = []
     for folder in reversed(by_age(list_checkpoints(run_dir))):
         try:
-            manifest = verify(folder)
+            manifest = verify(folder, hashed)
             if manifest.step != step_of(folder):
                 raise CheckpointError(f"the folder holds step {manifest.step}", where=folder)
             return folder, warnings

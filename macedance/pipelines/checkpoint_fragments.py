@@ -68,8 +68,8 @@ def write_fragments(
         raise OSError(f"cannot write {path.name}: {error}") from error
 
 
-def read_fragments(path: Path) -> dict[str, tuple[Tensor, int, tuple[int, ...]]]:
-    """A rank's fragments: name -> (flat tensor, offset, shape of the whole).
+def read_fragments(path: Path, without: frozenset[str] = frozenset()) -> dict[str, tuple[Tensor, int, tuple[int, ...]]]:
+    """A rank's fragments but those left out: name -> (flat tensor, offset, shape of the whole).
 
     Raises:
         CheckpointError: The file is missing or damaged.
@@ -80,7 +80,7 @@ def read_fragments(path: Path) -> dict[str, tuple[Tensor, int, tuple[int, ...]]]
         with safe_open(str(path), framework="pt") as file:
             places = json.loads((file.metadata() or {})[_METADATA_KEY])
             found = {}
-            for name in file.keys():  # noqa: SIM118  (safe_open is no mapping)
+            for name in sorted(set(file.keys()) - without):
                 shape = tuple(int(n) for n in places[name]["shape"])
                 found[name] = (file.get_tensor(name), int(places[name]["offset"]), shape)
             return found
@@ -93,12 +93,31 @@ def fragment_files(folder: Path, kind: Kind) -> list[Path]:
     return sorted(Path(folder).glob(f"{kind}-[0-9][0-9][0-9][0-9]*.safetensors"))
 
 
-def assemble_fragments(folder: str | Path, kind: Kind) -> dict[str, Tensor]:
+def fragment_names(folder: str | Path, kind: Kind) -> frozenset[str]:
+    """Names of what the files of a kind hold, without its values.
+
+    Raises:
+        CheckpointError: A file is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    names: set[str] = set()
+    for path in fragment_files(Path(folder), kind):
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                names.update(file.keys())
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"cannot read the fragments: {error}", where=path) from error
+    return frozenset(names)
+
+
+def assemble_fragments(folder: str | Path, kind: Kind, without: frozenset[str] = frozenset()) -> dict[str, Tensor]:
     """The whole tensors of a sharded checkpoint.
 
     Args:
         folder: The checkpoint.
         kind: ``weights``, or ``ema``, which holds what was averaged only.
+        without: Names that are not read.
 
     Returns:
         Parameter or buffer name to tensor; empty where the checkpoint has no such fragments.
@@ -109,7 +128,7 @@ def assemble_fragments(folder: str | Path, kind: Kind) -> dict[str, Tensor]:
     whole: dict[str, Tensor] = {}
     filled: dict[str, list[tuple[int, int]]] = {}
     for path in fragment_files(Path(folder), kind):
-        for name, (flat, offset, shape) in read_fragments(path).items():
+        for name, (flat, offset, shape) in read_fragments(path, without).items():
             count = math.prod(shape)
             if name not in whole:
                 whole[name], filled[name] = torch.empty(shape, dtype=flat.dtype), []

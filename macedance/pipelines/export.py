@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from macedance.errors import CheckpointError, ConfigError
-from macedance.pipelines.checkpoint_content import Weights
+from macedance.pipelines.checkpoint_content import Weights, holds_model
 from macedance.pipelines.checkpoint_folder import MANIFEST_FILE, newest_verified
 from macedance.pipelines.folder import write_folder
 from macedance.pipelines.motion_weights import load_checkpoint
@@ -29,14 +30,18 @@ def export_pretrained(
     out = Path(out)
     if out.exists():
         raise ConfigError("the output folder exists", where=out, fix="name another one, or remove it")
-    model = load_checkpoint(find_checkpoint(checkpoint), weights, base=base)
+    model = load_checkpoint(find_checkpoint(checkpoint, holds_model), weights, base=base)
     music = model.music_normalizer
     normalizers = {"motion": model.motion_normalizer.to_dict(), "music": None if music is None else music.to_dict()}
     return write_folder(out, model.config.to_dict(), normalizers, model.network.state_dict())
 
 
-def find_checkpoint(path: str | Path) -> Path:
+def find_checkpoint(path: str | Path, hashed: Callable[[str], bool] | None = None) -> Path:
     """The checkpoint that a path names: itself, or the newest good one of a run directory.
+
+    Args:
+        path: The checkpoint or run directory.
+        hashed: Which files of a run's checkpoints are compared by their sha256, by name; None: all.
 
     Raises:
         CheckpointError: There is none.
@@ -47,7 +52,7 @@ def find_checkpoint(path: str | Path) -> Path:
             "there is no such checkpoint", where=path, expected="a folder step-<n>.ckpt, last.ckpt or a run directory"
         )
     if path.is_dir() and not (path / MANIFEST_FILE).exists() and (path / "checkpoints").is_dir():
-        newest, faults = newest_verified(path)
+        newest, faults = newest_verified(path, hashed)
         if newest is None:
             raise CheckpointError("the run has no usable checkpoint" + "".join(f"; {f}" for f in faults), where=path)
         return newest

@@ -62,7 +62,7 @@ def load_checkpoint(path: str | Path, weights: Weights = "ema", *, base: str | P
         ConfigError: `weights` is none of the three.
     """
     path = Path(path)
-    content = read_checkpoint(path, base=base)
+    content = read_checkpoint(path, weights, base=base)
     return _build(
         content.ours["config"],
         content.ours["normalizer"],

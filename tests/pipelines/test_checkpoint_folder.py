@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pickle
 import shutil
@@ -17,9 +18,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from macedance.errors import CheckpointError
+from macedance.errors import CheckpointError, ConfigError
 from macedance.pickle_scan import scan_torch_file
+from macedance.pipelines import checkpoint_folder, checkpoint_fragments
 from macedance.pipelines.base_weights import BaseWeights, identity
+from macedance.pipelines.checkpoint_content import read_checkpoint
 from macedance.pipelines.checkpoint_folder import (
     CheckpointManifest,
     assemble_fragments,
@@ -439,6 +442,55 @@ def test_pieces_that_do_not_make_a_whole_are_refused(tmp_path: Path, cuts: list[
 
 
 # ---------------------------------------------------------------- weights that are elsewhere
+@pytest.mark.parametrize(
+    ("which", "sampled", "read", "value"),
+    [("raw", "ema", {"weights"}, 1.0), ("ema", "raw", {"weights", "ema"}, 2.0), ("auto", "raw", {"weights"}, 1.0),
+     ("auto", "ema", {"weights", "ema"}, 2.0), (None, "ema", {"weights", "ema"}, 2.0)],
+)  # fmt: skip
+def test_a_model_is_read_without_what_it_does_not_need(
+    tmp_path: Path, which: Any, sampled: str, read: set[str], value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The optimizer's files are hundreds of GB: neither they nor the other kind of weights are gone through."""
+    folder = tmp_path / "step-00000002.ckpt"
+    (folder / "checkpoint").mkdir(parents=True)
+    (folder / "checkpoint/optimizer.pt").write_bytes(b"moments")
+    (folder / "model.json").write_text(json.dumps({"config": {"sample_weights": sampled}, "normalizer": {}}))
+    for kind, number in (("weights", 1.0), ("ema", 2.0)):
+        pieces = {"network.a": Piece(torch.full((4,), number), 0, (2, 2))}
+        whole = {"network.b": torch.ones(3)} if kind == "weights" else None
+        write_fragments(fragment_file(folder, kind, 0), pieces, whole)  # type: ignore[arg-type]
+    sealed(folder, 2)
+    (folder / "checkpoint/optimizer.pt").write_bytes(b"moMents")
+    hashed: list[str] = []
+    loaded: list[str] = []
+    real_hash, real_read = checkpoint_folder.describe_file, checkpoint_fragments.read_fragments
+
+    def hashing(path: Path) -> Any:
+        hashed.append(path.name)
+        return real_hash(path)
+
+    def reading(path: Path, without: frozenset[str] = frozenset()) -> Any:
+        found = real_read(path, without)
+        loaded.extend(f"{path.name.partition('-')[0]} {name}" for name in found)
+        return found
+
+    monkeypatch.setattr(checkpoint_folder, "describe_file", hashing)
+    monkeypatch.setattr(checkpoint_fragments, "read_fragments", reading)
+    content = read_checkpoint(folder, which)
+    tensors = content.weights(which or "auto")
+    assert sorted(hashed) == sorted(["model.json", *(f"{kind}-0000.safetensors" for kind in read)])
+    assert {name: float(v.flatten()[0]) for name, v in tensors.items()} == {"a": value, "b": 1.0}
+    if which is not None:
+        assert len(loaded) == 2, "every value once"
+        with pytest.raises(ConfigError, match="only"):
+            content.weights("raw" if value == 2 else "ema")
+    with (folder / f"{max(read)}-0000.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\xff")
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_checkpoint(folder, which)
+
+
 def test_frozen_weights_come_back_from_where_they_were_and_from_nowhere_else(tmp_path: Path) -> None:
     network = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
     assert BaseWeights.of(network, "source", "auto", False) is None
