@@ -72,7 +72,7 @@ def _run(verb: str, arguments: list[str]) -> int:
     # Read when torch loads OpenMP: threads that spin while they wait take the processor from the compiled loops, which
     # have threads of their own (two virtual cores: a training step took ten times as long).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from macedance.errors import MaceDanceError
+    from macedance.errors import MaceDanceError, TransportError
 
     try:
         return int(importlib.import_module(VERBS[verb][0]).main(arguments) or 0)
@@ -82,7 +82,8 @@ def _run(verb: str, arguments: list[str]) -> int:
             print(f"macedance {verb}: error: {error}", file=sys.stderr)
         elif not error.on_every_rank:
             print(f"macedance {verb}: error on rank {rank}: {error}", file=sys.stderr)
-        return error.exit_code
+        # A server that does not answer is worth a restart to a training job alone; elsewhere the address is to be mended.
+        return 2 if isinstance(error, TransportError) and verb != "fit" else error.exit_code
     except KeyboardInterrupt:
         if _rank() == 0:
             print(f"macedance {verb}: interrupted", file=sys.stderr)

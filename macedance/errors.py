@@ -57,7 +57,7 @@ class DataError(MaceDanceError):
 
 
 class TransportError(DataError):
-    """A server or a network that does not answer, for now: exit code 76, as of everything that a restart may mend."""
+    """A server or a network that does not answer, for now: exit code 76 of `fit`, as of all that a restart may mend."""
 
     exit_code = 76
 
