@@ -82,7 +82,7 @@ def _run(verb: str, arguments: list[str]) -> int:
             print(f"macedance {verb}: error: {error}", file=sys.stderr)
         elif not error.on_every_rank:
             print(f"macedance {verb}: error on rank {rank}: {error}", file=sys.stderr)
-        # A server that does not answer is worth a restart to a training job alone; elsewhere the address is to be mended.
+        # A silent server is worth a restart to a training job alone; elsewhere the address is to be mended.
         return 2 if isinstance(error, TransportError) and verb != "fit" else error.exit_code
     except KeyboardInterrupt:
         if _rank() == 0:
