@@ -144,14 +144,7 @@ def preset_notes(preset: Preset, generated: Sequence[Clip], reference: Sequence[
                 f"{which} clips have {_rates(other)} fps, the convention was published for "
                 f"{preset.published_fps:g}: its constants were applied to the frames as they are"
             )
-        frames = preset.window.frames
-        short = [clip.name or "(unnamed)" for clip in clips if frames is not None and len(points_of(clip)) < frames]
-        if short:
-            what = "left out" if preset.window.leave_out_shorter else "used whole"
-            notes.append(
-                f"{len(short)} of {len(clips)} {which} clips are shorter than the published {frames} frames and were "
-                f"{what}: {', '.join(short)}"
-            )
+        notes += _window_notes(preset, which, clips)
         if preset == CLEAN_KEYPOINTS:
             planar = [clip for clip in clips if isinstance(clip, KeypointClip)]
             filled = sum(uncertain_keypoints(clip) for clip in planar)
@@ -171,6 +164,26 @@ def preset_notes(preset: Preset, generated: Sequence[Clip], reference: Sequence[
                 f"{len(lone)} generated clips have no reference clip of their name and were judged by beats of their "
                 f"own: {', '.join(lone)}"
             )
+    return notes
+
+
+def _window_notes(preset: Preset, which: str, clips: Sequence[Clip]) -> list[str]:
+    frames = preset.window.frames
+    if frames is None:
+        return []
+    notes = []
+    short = [clip.name or "(unnamed)" for clip in clips if len(points_of(clip)) < frames]
+    if short:
+        what = "left out" if preset.window.leave_out_shorter else "used whole"
+        notes.append(
+            f"{len(short)} of {len(clips)} {which} clips are shorter than the published {frames} frames and were "
+            f"{what}: {', '.join(short)}"
+        )
+    long = [clip for clip in clips if len(points_of(clip)) > frames]
+    if long and not (which == "reference" and preset.window.whole_reference):
+        stride = preset.window.stride
+        how = f"their first {frames} frames" if stride is None else f"windows of {frames} frames every {stride}"
+        notes.append(f"{len(long)} of {len(clips)} {which} clips are longer and were cut to {how}")
     return notes
 
 

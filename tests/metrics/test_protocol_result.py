@@ -13,7 +13,7 @@ import pytest
 from synthetic import random_clips, random_keypoint_clips
 
 from macedance.errors import ConfigError, DataError
-from macedance.metrics.presets import BAILANDO_AIST, CLEAN_KEYPOINTS, MACE2D
+from macedance.metrics.presets import BAILANDO_AIST, CLEAN_KEYPOINTS, MACE2D, MEGADANCE
 from macedance.metrics.protocol import ProtocolResult, evaluate_protocol, preset_notes, write_protocol
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "motion_protocol.json"
@@ -100,8 +100,10 @@ def test_notes_name_every_clip_that_is_not_as_published() -> None:
     generated[2] = replace(generated[2], keypoints=hidden)
     assert preset_notes(MACE2D, generated, reference) == [
         "1 of 3 generated clips are shorter than the published 64 frames and were left out: stub",
+        "2 of 3 generated clips are longer and were cut to their first 64 frames",
         "reference clips have 25 fps, the convention was published for 16: its constants were applied to the frames "
         "as they are",
+        "3 of 3 reference clips are longer and were cut to their first 64 frames",
         "1 generated clips have no reference clip of their name and were judged by beats of their own: stub",
     ]
     assert preset_notes(CLEAN_KEYPOINTS, generated, reference) == [
@@ -112,6 +114,12 @@ def test_notes_name_every_clip_that_is_not_as_published() -> None:
     notes = preset_notes(BAILANDO_AIST, joints, joints)
     assert "were used whole: 0-0, 0-1" in notes[1]
     assert "30 fps, the convention was published for 60" in notes[0]
+    long = random_clips(1, frames=1300)
+    assert "1 of 1 generated clips are longer and were cut to their first 1200 frames" in preset_notes(
+        BAILANDO_AIST, long, long
+    )
+    assert not any("reference clips are longer" in note for note in preset_notes(BAILANDO_AIST, long, long))
+    assert preset_notes(MEGADANCE, long, long)[0].endswith("were cut to windows of 1024 frames every 512")
 
 
 def test_mace2d_hears_the_reference_s_music_and_clean_the_own() -> None:
