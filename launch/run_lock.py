@@ -248,8 +248,13 @@ def _is_here(holder: dict[str, Any]) -> bool:
 
 
 def _may_be_dead(holder: dict[str, Any], first_seen: dict[str, Any]) -> bool:
-    """Whether to look again: the holder is on another machine and gave no sign of life since it was first seen."""
-    return not _is_here(holder) and holder["heartbeat"] == first_seen["heartbeat"]
+    """Whether to look again: a job of a scheduler whose holder, on another machine, has shown no life since first seen.
+
+    A job is often started seconds after the one before it was killed. A person is told at once.
+    """
+    if "SLURM_JOB_ID" not in os.environ or _is_here(holder):
+        return False
+    return bool(holder["heartbeat"] == first_seen["heartbeat"])
 
 
 def _why_free(holder: dict[str, Any]) -> str | None:

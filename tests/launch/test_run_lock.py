@@ -43,7 +43,17 @@ def test_a_released_directory_is_free(tmp_path: Path) -> None:
     second.release()
 
 
-def test_a_beating_heart_on_another_host_is_respected(tmp_path: Path) -> None:
+def test_a_fresh_lock_of_another_host_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    leave_lock(tmp_path)
+    started = time.monotonic()
+    with pytest.raises(ConfigError, match="process 1 on elsewhere"):
+        RunLock(tmp_path).acquire()
+    assert time.monotonic() - started < 1
+
+
+def test_a_job_respects_a_beating_heart_on_another_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "78")
     leave_lock(tmp_path)
 
     def beat() -> None:
@@ -58,7 +68,10 @@ def test_a_beating_heart_on_another_host_is_respected(tmp_path: Path) -> None:
     assert json.loads((tmp_path / LOCK_NAME).read_text())["token"] == "theirs"
 
 
-def test_a_holder_on_another_host_that_stays_silent_is_waited_for_and_replaced(tmp_path: Path) -> None:
+def test_a_job_waits_for_a_holder_on_another_host_that_stays_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "78")
     leave_lock(tmp_path, heartbeat=time.time() - SILENT_S + 2)
     lock = RunLock(tmp_path)
     assert "no heartbeat" in str(lock.acquire())
