@@ -169,6 +169,8 @@ class ZeroStrategy(DeepSpeedStrategy):
 
         buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
         with quiet_deepspeed():
+            if self.stage == 3 and "zero_optimization" in config:
+                self._place_in_parts(config, model)
             engine, optimizer, _, _ = deepspeed.initialize(
                 args=None if self.root_device.index is None else Namespace(device_rank=self.root_device.index),
                 config=config,
@@ -184,6 +186,17 @@ class ZeroStrategy(DeepSpeedStrategy):
         # Checkpoints hold data only: no script to run from among them.
         engine._copy_recovery_script = lambda save_path: None
         return engine, optimizer
+
+    def _place_in_parts(self, config: dict[str, Any], model: nn.Module) -> None:
+        """Cut each weight as it goes to its device: the device never holds the whole network, only one weight of it."""
+        import deepspeed
+
+        if config.get("bf16", {}).get("enabled"):
+            for parameter in model.parameters():
+                parameter.data = parameter.data.bfloat16()
+        deepspeed.zero.Init(module=model, config_dict_or_path=config)
+        for buffer in model.buffers():
+            buffer.data = buffer.data.to(self.root_device)
 
     def _setup_model_and_optimizer(self, model: nn.Module, optimizer: Any, lr_scheduler: Any = None) -> tuple[Any, Any]:
         assert isinstance(self.config, dict)
