@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -135,19 +136,24 @@ def run(kind: str, options: argparse.Namespace) -> dict[str, float]:
                 "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0",
             }  # fmt: skip
             command = [sys.executable, __file__, *sys.argv[1:], "--rank-of", kind, "--out", f"{folder}/{rank}.json"]
-            processes.append(
-                subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-            )
-        said = [process.communicate(timeout=600)[0] for process in processes]
+            log = os.open(f"{folder}/{rank}.log", os.O_CREAT | os.O_WRONLY)
+            processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT))
+        try:
+            for process in processes:
+                process.wait(timeout=300)
+        finally:
+            for process in processes:
+                process.kill()
         if any(process.returncode for process in processes):
-            raise SystemExit(f"{kind} failed:\n" + "\n".join(text[-2000:] for text in said))
+            said = (Path(folder, f"{rank}.log").read_text()[-2000:] for rank in range(options.ranks))
+            raise SystemExit(f"{kind} failed:\n" + "\n".join(said))
         ranks = [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(options.ranks)]
     return {key: max(rank[key] for rank in ranks) for key in ranks[0]}
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     rows: dict[str, dict[str, float]] = {}
-    for kind in KINDS:
+    for kind in options.kinds.split(","):
         rows[kind] = run(kind, options)
         bytes_ = theory(kind, int(rows[kind]["parameters"]), options.ranks, bf16=options.precision.startswith("bf16"))
         rows[kind]["theory_bytes"] = bytes_
@@ -179,6 +185,7 @@ def main() -> int:
     parser.add_argument("--width", type=int, default=512, help="of the network")
     parser.add_argument("--layers", type=int, default=14, help="of the network")
     parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--kinds", default=",".join(KINDS), help="strategies to measure, with ddp")
     parser.add_argument("--rank-of", help=argparse.SUPPRESS)
     parser.add_argument("--out", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -187,6 +194,7 @@ def main() -> int:
         result = train(options.rank_of, options, options.width, options.layers)
         Path(options.out).write_text(json.dumps(result), encoding="utf-8")
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the ranks are ended on the way out
     result = measure(options)
     report(result)
     if options.json:

@@ -11,6 +11,7 @@ import re
 import stat
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,11 @@ def _make_own(folder: Path) -> None:
                 )
             open_to_all = bool(found.st_mode & 0o077)  # else nobody else comes further
         open_to_all = open_to_all or bool(stat.S_ISDIR(found.st_mode) and found.st_mode & 0o002)
+
+
+def ignore_deprecations() -> None:
+    """Pass over what DeepSpeed calls by its old name in torch: it would be said at every step."""
+    warnings.filterwarnings("ignore", message=r".*torch\.distributed\.\w+` is deprecated", category=FutureWarning)
 
 
 def compile_operators() -> None:

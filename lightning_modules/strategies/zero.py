@@ -18,6 +18,7 @@ from torch import Tensor, autocast, bfloat16, nn
 from lightning_modules.strategies import partitions
 from lightning_modules.strategies.deepspeed_setup import (
     compile_operators,
+    ignore_deprecations,
     prepare_environment,
     prepare_operators,
     quiet_deepspeed,
@@ -261,6 +262,7 @@ class ZeroStrategy(DeepSpeedStrategy):
 
     def setup(self, trainer: pl.Trainer) -> None:
         """Shard the module."""
+        ignore_deprecations()
         if str(getattr(self.precision_plugin, "precision", "")).startswith("bf16"):
             self._forward_redirection = _UnderAutocast(self.root_device.type)
         super().setup(trainer)

@@ -35,22 +35,22 @@ def run_program(out: Path, ranks: int, cases: list[str], timeout_s: float = 300.
     """Run the program's cases on some ranks; what they said is in the failure."""
     port = free_port()
     own = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "PYTEST_"))}
-    processes = []
+    processes, logs = [], [out / f"rank-{rank}.log" for rank in range(ranks)]
     for rank in range(ranks):
         launched = launcher_environment(rank, ranks, port, "zero") if ranks > 1 else {}
         processes.append(
             subprocess.Popen(
                 [sys.executable, str(PROGRAM), str(out), *cases],
                 env={**own, **ENVIRONMENT, "MACEDANCE_CACHE": os.environ["MACEDANCE_CACHE"], **launched},
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                stdout=logs[rank].open("w"), stderr=subprocess.STDOUT,
             )
         )  # fmt: skip
     try:
-        said = [process.communicate(timeout=timeout_s)[0] for process in processes]
+        codes = [process.wait(timeout=timeout_s) for process in processes]
     finally:
         for process in processes:
             process.kill()
-    assert [process.returncode for process in processes] == [0] * ranks, "\n".join(text[-4000:] for text in said)
+    assert codes == [0] * ranks, "\n".join(log.read_text(errors="replace")[-4000:] for log in logs)
 
 
 @pytest.fixture(scope="module")
