@@ -251,6 +251,7 @@ def _import_everything() -> None:
     from macedance.music.features import warm_up
 
     warm_up()
+    import deepspeed.runtime.zero.muon.muon_optimizer  # with it torch._inductor: a second at every start under ZeRO
     import deepspeed.runtime.zero.stage3  # noqa: F401
     from deepspeed.ops.op_builder import ShareMemCommBuilder  # also imports deepspeed
 
