@@ -3,12 +3,13 @@
     python benchmarks/zero.py [--ranks 2] [--steps 5] [--device cpu|cuda] [--precision 32-true] [--json FILE]
 
 Every strategy trains the same network on the same tiny batches (one window of 16 frames a rank, so that activations
-are nothing) with torch's AdamW in processes of its own. The first step is not measured: it allocates the optimizer's
-state. Peak memory is that of the steps after it, per rank, above what the process held before the network was made: on
-a GPU the allocator's peak, on a CPU the resident set's (VmHWM, reset after the first step), where a tiny network was
-trained before, so that what libraries and connections take is not counted. Theory counts bytes per parameter and
-nothing else: no bucket, no layer gathered for the moment, no activation, and not the copy, 4 P / N, that DeepSpeed
-makes of a rank's gradients for the optimizer's step.
+are nothing) with torch's fused AdamW in processes of its own; not fused, it would make temporaries of the size of a
+rank's whole shard, which is one tensor under ZeRO. The first two steps are not measured: the optimizer's state is
+allocated in them, and DDP's buckets twice. Peak memory is that of the steps after them, per rank, above what the
+process held before the network was made: on a GPU the allocator's peak, on a CPU the resident set's (VmHWM), where a
+tiny network was trained before, so that what libraries and connections take is not counted. Theory counts bytes per
+parameter and nothing else: no bucket, no layer gathered for the moment, no activation, and not the copy, 4 P / N, that
+DeepSpeed makes of a rank's gradients for the optimizer's step.
 
 P parameters, N ranks, Adam. float32: weights 4, gradients 4, moments 8; DeepSpeed adds master weights of 4.
   ddp    16 P                         zero1  (4 + 4) P + (4 + 8) P / N
@@ -22,6 +23,7 @@ float32 weights under autocast.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import signal
@@ -34,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 KINDS = ("ddp", "zero1", "zero2", "zero3")
-FRAMES = 16
+FRAMES, WARM_STEPS = 16, 2
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -87,7 +89,7 @@ def train(kind: str, options: argparse.Namespace, width: int, layers: int) -> di
             if options.device == "cuda":
                 torch.cuda.synchronize()
             self.ended.append(time.perf_counter())
-            if len(self.ended) == 1:
+            if len(self.ended) == WARM_STEPS:
                 reset_peak(options.device)
 
     torch.set_num_threads(1)
@@ -98,20 +100,21 @@ def train(kind: str, options: argparse.Namespace, width: int, layers: int) -> di
     clock = Clock()
     trainer = pl.Trainer(
         accelerator=options.device, devices=options.ranks, strategy=strategy, precision=options.precision,
-        max_steps=options.steps + 1, gradient_clip_val=1.0, logger=False, enable_checkpointing=False,
+        max_steps=options.steps + WARM_STEPS, gradient_clip_val=1.0, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, callbacks=[clock],
     )  # fmt: skip
     before = 0 if options.device == "cuda" else resident_bytes("VmRSS")
     size = {"latent_dim": width, "num_dance_layers": layers, "dropout": 0.0}
-    module = Expert(lambda: MotionExpert(**size), lambda p: torch.optim.AdamW(p, lr=1e-4, foreach=False))
+    module = Expert(lambda: MotionExpert(**size), lambda p: torch.optim.AdamW(p, lr=1e-4, fused=True))
     batch = {
         "motion": torch.randn(1, FRAMES, 151), "music": torch.randn(1, FRAMES, 35),
         "t": torch.zeros(1, dtype=torch.int64), "beta": torch.ones(1), "keep": torch.tensor([True]),
     }  # fmt: skip
-    trainer.fit(module, torch.utils.data.DataLoader([batch] * (options.steps + 1), batch_size=None))
+    trainer.fit(module, torch.utils.data.DataLoader([batch] * (options.steps + WARM_STEPS), batch_size=None))
     peak = torch.cuda.max_memory_allocated() if options.device == "cuda" else resident_bytes("VmHWM")
     shapes = (getattr(p, "ds_shape", p.shape) for p in module.parameters())
-    steps = sorted(b - a for a, b in zip(clock.ended, clock.ended[1:], strict=False))
+    ended = clock.ended[WARM_STEPS - 1 :]
+    steps = sorted(b - a for a, b in itertools.pairwise(ended))
     return {
         "parameters": float(sum(torch.Size(s).numel() for s in shapes)),
         "peak_bytes": float(peak - before),

@@ -261,8 +261,18 @@ class ZeroStrategy(DeepSpeedStrategy):
         self._precision_plugin = plugin
 
     def setup(self, trainer: pl.Trainer) -> None:
-        """Shard the module."""
+        """Shard the module.
+
+        Raises:
+            ConfigError: Gradients are to be clipped by value.
+        """
         ignore_deprecations()
+        if trainer.gradient_clip_val and str(trainer.gradient_clip_algorithm).lower().endswith("value"):
+            raise ConfigError(
+                "ZeRO clips gradients by their norm only",
+                where="trainer.gradient_clip_algorithm",
+                expected="norm, or null",
+            )
         if str(getattr(self.precision_plugin, "precision", "")).startswith("bf16"):
             self._forward_redirection = _UnderAutocast(self.root_device.type)
         super().setup(trainer)

@@ -27,6 +27,8 @@ EXACT = (
 BF16 = ("zero1:resume,precision=bf16-mixed", "zero2:resume,precision=bf16-true", "zero3:resume,precision=bf16-mixed")
 RECOMPUTED = ("ddp:dropout=0.2", "zero2:dropout=0.2", "zero3:dropout=0.2", "zero3:dropout=0.2,precision=bf16-mixed")
 WHOLE = "zero3:resume,whole=10000"
+#: Validation alone: DeepSpeed's engine without an optimizer.
+VALIDATED = ("zero1:validate", "zero3:validate")
 #: 1 + 2 validations of two batches, seen by the average.
 TALLIES = ("losses", "validated", "restored", "finite")
 
@@ -57,9 +59,9 @@ def run_program(out: Path, ranks: int, cases: list[str], timeout_s: float = 300.
 def results(tmp_path_factory: pytest.TempPathFactory, own_cache: None) -> Path:
     """The folder of all cases' results: one process once, two ranks once."""
     out = tmp_path_factory.mktemp("zero")
-    run_program(out, 1, ["single"])
+    run_program(out, 1, ["single", "single:validate"])
     recomputed = [case for kind in RECOMPUTED for case in (kind, f"{kind},recompute")]
-    run_program(out, 2, [*EXACT, WHOLE, *BF16, *recomputed])
+    run_program(out, 2, [*EXACT, WHOLE, *BF16, *recomputed, *VALIDATED])
     return out
 
 
@@ -105,6 +107,14 @@ def test_validation_gives_the_weights_back_bit_for_bit(results: Path, case: str)
     for rank in (0, 1):
         restored = tensors(results, case, rank=rank)["restored"]
         assert restored.tolist() == [True] * 3
+
+
+@pytest.mark.parametrize("case", VALIDATED)
+def test_validation_alone_needs_no_optimizer(results: Path, case: str) -> None:
+    expected = tensors(results, "single:validate")["validated"]
+    assert len(expected) == 2
+    for rank in (0, 1):
+        assert torch.allclose(tensors(results, case, rank=rank)["validated"], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("case", BF16)

@@ -191,6 +191,10 @@ def train(kind: str, options: dict[str, str], out: Path, resume: bool) -> dict[s
     start = SAVED_STEP if resume else 0
     train_loader = torch.utils.data.DataLoader(Samples(rank, world, accumulate, start), batch_size=None)
     held_out = torch.utils.data.DataLoader(Samples(0, 1, 1, length=2), batch_size=None)
+    if "validate" in options:
+        trainer.callbacks = []  # type: ignore[attr-defined]
+        trainer.validate(module, held_out, verbose=False)
+        return {"validated": torch.tensor(module.validated, dtype=torch.float64)}
     path = None
     if resume:
         path = str(folder if kind.startswith("zero") else folder / "state.ckpt")

@@ -13,7 +13,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from pytorch_lightning.plugins.precision import DeepSpeedPrecision
 from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
+from pytorch_lightning.utilities import GradClipAlgorithmType
 
 from lightning_modules.base import ExpertModule
 from lightning_modules.strategies import (
@@ -62,6 +64,15 @@ def test_without_deepspeed_one_line_says_what_to_install(monkeypatch: pytest.Mon
     monkeypatch.setattr(deepspeed_setup.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DependencyError, match=r"DeepSpeed is not installed.*pip install 'macedance\[cluster\]'"):
         ZeroStrategy(stage=2)
+
+
+@needs_deepspeed
+def test_clipping_by_value_and_float16_are_refused() -> None:
+    trainer = SimpleNamespace(gradient_clip_val=1.0, gradient_clip_algorithm=GradClipAlgorithmType.VALUE)
+    with pytest.raises(ConfigError, match="gradient_clip_algorithm"):
+        ZeroStrategy(stage=2).setup(trainer)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"16-mixed is not supported.*bf16-mixed"):
+        ZeroStrategy(stage=2).precision_plugin = DeepSpeedPrecision("16-mixed")
 
 
 @needs_deepspeed
