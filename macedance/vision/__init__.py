@@ -1,0 +1,1 @@
+"""Looking at videos: their frames, frozen networks, people, keypoints, faces and optical flow."""
