@@ -137,12 +137,34 @@ class MotionMetrics(GatheredMetric):
         """All entries; see the class. A number that cannot be given has ``"value": None`` and a ``"reason"``."""
         return entries(self._table(0), self._table(1), self.preset, self.reporting)
 
+    def per_clip(self) -> dict[str, dict[int, float]]:
+        """The values behind the means over clips: key -> id of the clip -> value, NaN where it has none.
+
+        Keys as in ``compute``, the reference's with ``_reference``. A clip of several windows has their mean, one that
+        the preset leaves out NaN; ``foot_skating`` is the mean of the feet. To be called on every rank: it gathers.
+        """
+        with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self.sync_on_compute):
+            return {
+                f"{key}{suffix}": values
+                for which, suffix in ((0, ""), (1, "_reference"))
+                for key, values in self._by_id(self._table(which)).items()
+            }
+
+    def _by_id(self, table: ClipTable) -> dict[str, dict[int, float]]:
+        rows: dict[int, list[int]] = {number: [] for number in sorted({*table.ids, *table.left_out_ids})}
+        for row, number in enumerate(table.ids):
+            rows[number].append(row)
+        return {
+            key: {number: _mean_of_present(values[of]) for number, of in rows.items()}
+            for key, values in clip_values(table, self.preset, extras=self.reporting.extras).items()
+        }
+
     def _table(self, which: int) -> ClipTable:
         """The clips of one set, in the order of their ids, each once."""
         keys, rows = self.rows_of("keys"), self.rows_of("rows")
         chosen = np.flatnonzero(keys[:, _SET] == which)
         chosen = chosen[first_of_each(keys[chosen][:, [_ID, _PART]])]
-        left_out = int((keys[chosen, _PART] == _LEFT_OUT).sum())
+        left_out_ids = keys[chosen][keys[chosen, _PART] == _LEFT_OUT, _ID].tolist()
         chosen = chosen[keys[chosen, _PART] != _LEFT_OUT]
         keys, rows = keys[chosen], rows[chosen]
         beat_keys, beat_times = self.rows_of("beat_keys"), self.rows_of("beat_times")
@@ -163,7 +185,9 @@ class MotionMetrics(GatheredMetric):
             music=beats(_MUSIC),
             songs=keys[:, _SONG].tolist(),
             extents=rows[:, -1],
-            left_out=left_out,
+            left_out=len(left_out_ids),
+            ids=keys[:, _ID].tolist(),
+            left_out_ids=left_out_ids,
         )
 
 
@@ -212,6 +236,11 @@ def check_plausibility(clips: Sequence[JointClip], *, floor_m: float = 0.0) -> d
         name: {"value": max((float(check(x, fps)) for x, fps in joints), default=None), "n": len(joints)}
         for name, check in checks.items()
     }
+
+
+def _mean_of_present(values: np.ndarray) -> float:
+    present = values[~np.isnan(values)]
+    return float(present.mean()) if present.size else float("nan")
 
 
 def _check(clips: Sequence[Clip], preset: Preset) -> None:

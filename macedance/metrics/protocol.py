@@ -1,17 +1,10 @@
-"""One evaluation of generated against reference dances, and the one JSON that it is written as.
-
-``{"schema": 1, "presets": {name: {key: entry}}, "floor": {name: {"fid_k": entry, "fid_g": entry}}, "inputs": {...},
-"weights": {model: sha256}, "hash": ...}``. An entry is ``{"value", "n", "ci95": [low, high], ...}``; one without a
-value has ``"value": null`` and a ``"reason"``.
-"""
+"""One evaluation of generated against reference dances, joints or keypoints."""
 
 from __future__ import annotations
 
-import hashlib
-import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -20,65 +13,14 @@ from macedance.errors import DataError
 from macedance.metrics.clips import unmatched, with_music_of
 from macedance.metrics.conventions import Clip, Preset, points_of
 from macedance.metrics.keypoints import COCO_17, CONFIDENT, KeypointClip, uncertain_keypoints
-from macedance.metrics.motion import evaluate_clips
+from macedance.metrics.motion import MotionMetrics
 from macedance.metrics.presets import CLEAN_KEYPOINTS, presets_for
+from macedance.metrics.protocol_result import SCHEMA as SCHEMA
+from macedance.metrics.protocol_result import PerClip
+from macedance.metrics.protocol_result import ProtocolResult as ProtocolResult
+from macedance.metrics.protocol_result import read_protocol as read_protocol
+from macedance.metrics.protocol_result import write_protocol as write_protocol
 from macedance.metrics.statistics import FLOOR_DRAWS, MEAN_RESAMPLES, Entry
-from macedance.motion.atomic import write_atomically
-
-SCHEMA = 1
-#: What of the inputs makes two evaluations different ones; names of files and remarks do not.
-_HASHED_INPUTS = ("kind", "fps", "resolution", "seconds_per_clip", "clips", "settings")
-
-
-@dataclass(frozen=True)
-class ProtocolResult:
-    """The result of one evaluation.
-
-    Args:
-        presets: Preset -> key -> entry.
-        floor: Preset -> ``fid_k``, ``fid_g`` -> what two samples of the reference are apart.
-        inputs: What was compared: kind, fps, resolution, seconds per clip, numbers of clips, settings, and every clip
-            that was left out, unmatched or remarked on.
-        conventions: Preset -> its constants; they are part of the hash.
-        weights: Model -> sha256 of its weights, where networks judged.
-    """
-
-    presets: dict[str, dict[str, Entry]]
-    floor: dict[str, dict[str, Entry]]
-    inputs: dict[str, Any]
-    conventions: dict[str, dict[str, Any]]
-    weights: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def hash(self) -> str:
-        """Sha256 of how was measured: conventions, frame rates, lengths, numbers of clips, settings, weights.
-
-        Two results of one hash were measured alike; it does not depend on the values.
-        """
-        inputs = {key: self.inputs.get(key) for key in _HASHED_INPUTS}
-        measured = {"schema": SCHEMA, "conventions": self.conventions, "inputs": inputs, "weights": self.weights}
-        return hashlib.sha256(json.dumps(measured, sort_keys=True, allow_nan=False).encode()).hexdigest()
-
-    def as_json(self) -> dict[str, Any]:
-        """The object that is written, of schema 1."""
-        return {
-            "schema": SCHEMA,
-            "presets": self.presets,
-            "floor": self.floor,
-            "inputs": self.inputs,
-            "weights": self.weights,
-            "hash": self.hash,
-        }
-
-
-def write_protocol(path: str | Path, result: ProtocolResult) -> None:
-    """Write a result, to a temporary name first.
-
-    Raises:
-        DataError: The folder cannot be written.
-    """
-    text = json.dumps(result.as_json(), indent=2, allow_nan=False, ensure_ascii=False)
-    write_atomically(path, f"{text}\n".encode())
 
 
 def evaluate_protocol(
@@ -119,11 +61,14 @@ def evaluate_protocol(
     generated = with_music_of(generated, reference)
     settings = {"allow_small_n": allow_small_n, "resamples": resamples, "floor_draws": floor_draws, "seed": seed}
     values, floors = {}, {}
+    per_clip: PerClip = {}
     for preset in chosen:
         judged = with_music_of(generated, reference, replace_own=True) if preset.beat.reference_music else generated
-        entries = evaluate_clips(judged, reference, preset=preset, extras=True, **settings)  # type: ignore[arg-type]
-        floors[preset.name] = {key: entry.pop("floor") for key, entry in entries.items() if "floor" in entry}
-        values[preset.name] = entries
+        metrics = MotionMetrics(preset, extras=True, sync_on_compute=False, **settings)  # type: ignore[arg-type]
+        metrics.update(judged)
+        metrics.update(reference, reference=True)
+        values[preset.name], floors[preset.name] = split_floor(metrics.compute())
+        per_clip[preset.name] = named_per_clip(metrics.per_clip(), clip_labels(judged), clip_labels(reference))
     inputs = _described(generated, reference) | {
         "resolution": None if resolution is None else list(resolution),
         "settings": settings,
@@ -131,7 +76,32 @@ def evaluate_protocol(
         "notes": {preset.name: preset_notes(preset, generated, reference) for preset in chosen},
     }
     conventions = {preset.name: asdict(preset) for preset in chosen}
-    return ProtocolResult(values, floors, inputs, conventions)
+    return ProtocolResult(values, floors, inputs, conventions, per_clip=per_clip)
+
+
+def split_floor(entries: Mapping[str, Entry]) -> tuple[dict[str, Entry], dict[str, Entry]]:
+    """Entries of MotionMetrics without their ``floor``, and the floors by key: a result keeps them apart."""
+    bare = {key: {name: part for name, part in entry.items() if name != "floor"} for key, entry in entries.items()}
+    return bare, {key: entry["floor"] for key, entry in entries.items() if "floor" in entry}
+
+
+def clip_labels(clips: Sequence[Clip]) -> list[str]:
+    """The name of each clip; one without a name, or whose name another one has too, gets its number added."""
+    counts = Counter(clip.name for clip in clips)
+    return [
+        clip.name if clip.name and counts[clip.name] == 1 else f"{clip.name or 'clip'}#{number}"
+        for number, clip in enumerate(clips)
+    ]
+
+
+def named_per_clip(
+    values: Mapping[str, Mapping[int, float]], generated: Sequence[str], reference: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Values by id, see MotionMetrics.per_clip, as values by name; ids are positions in the two lists of names."""
+    return {
+        key: {(reference if key.endswith("_reference") else generated)[number]: value for number, value in of.items()}
+        for key, of in values.items()
+    }
 
 
 def preset_notes(preset: Preset, generated: Sequence[Clip], reference: Sequence[Clip]) -> list[str]:

@@ -6,7 +6,7 @@ Shapes: n clips, D features.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
@@ -60,6 +60,8 @@ class ClipTable:
         songs: Number of each clip's song.
         extents: Where each clip ends, in the unit of the beats.
         left_out: Clips that the preset leaves out.
+        ids: Id of each clip, or of the clip that a window is of.
+        left_out_ids: Ids of the clips that the preset leaves out.
     """
 
     kinetic: Tensor
@@ -70,6 +72,8 @@ class ClipTable:
     songs: list[int]
     extents: np.ndarray
     left_out: int
+    ids: list[int] = field(default_factory=list)
+    left_out_ids: list[int] = field(default_factory=list)
 
 
 def entries(generated: ClipTable, reference: ClipTable, preset: Preset, reporting: Reporting) -> dict[str, Entry]:

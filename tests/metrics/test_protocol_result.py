@@ -55,7 +55,7 @@ def test_the_file_is_the_golden_one(tmp_path: Path) -> None:
 
 def test_the_golden_file_has_what_the_protocol_promises() -> None:
     content = json.loads(GOLDEN.read_text(encoding="utf-8"))
-    assert list(content) == ["schema", "presets", "floor", "inputs", "weights", "hash"]
+    assert list(content) == ["schema", "presets", "floor", "inputs", "weights", "hash", "conventions", "per_clip"]
     assert content["schema"] == 1
     keys = ["fid_k", "fid_g", "div_k", "div_g", "bas", "bas_motion", "bas_shuffled", "foot_skating", "pfc", "pbc"]
     keys.append("jerk")
