@@ -12,6 +12,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "demo": ("launch.demo", "the whole job on the built-in corpus: train, evaluate, dance to an unheard song"),
     "fit": ("launch.fit", "train a model from a config"),
     "generate": ("launch.generate", "dance to a song: npz, bvh, glb and mp4 files"),
+    "evaluate": ("launch.evaluate", "judge folders: motion, video, animation, cascade; leaderboard, study, weights"),
     "data": ("launch.data", "make a corpus of tar shards: `data demo` or `data bvh`"),
     "checkpoint": ("launch.checkpoint", "export, inspect or reshape a training checkpoint"),
     "convert": ("launch.convert", "turn a released checkpoint into a model folder"),

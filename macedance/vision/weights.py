@@ -69,13 +69,15 @@ _ALL = (
     ),
     KnownWeights(
         "musiq_spaq", "MUSIQ trained on SPAQ", "imaging quality",
-        "Apache-2.0 (google-research/musiq); converted by pyiqa",
+        "Apache-2.0 (google-research/musiq)",
         "https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights/musiq_spaq_ckpt-358bb6af.pth",
         ("musiq_spaq_ckpt-358bb6af.pth",), {"musiq_spaq_ckpt-358bb6af.pth": "358bb6af"},
+        note="the converted file comes from pyiqa, whose own code is PolyForm-Noncommercial",
     ),
     KnownWeights(
-        "amt_s", "AMT-S frame interpolation", "motion smoothness", "CC BY-NC 4.0: not for commercial use", "lalala125/AMT",
-        ("amt-s.pth",), note="its code is under the same licence and not part of this package: name a checkout of it",
+        "amt_s", "AMT-S frame interpolation", "motion smoothness", "CC BY-NC 4.0: not for commercial use",
+        "lalala125/AMT", ("amt-s.pth",),
+        note="its code is under the same licence and not part of this package: name a checkout of it",
     ),
     KnownWeights(
         "i3d_kinetics400", "I3D trained on Kinetics-400", "FVD, KVD", "Apache-2.0 (pytorch-i3d)",

@@ -80,7 +80,7 @@ def test_folders_without_videos_and_twins_are_refused(tmp_path: Path) -> None:
 def test_sets_are_matched_by_name_and_formats_compared() -> None:
     a, b, c = (Video.from_frames(moving_square(3), 30, name) for name in "abc")
     assert [pair[1].name for pair in match_videos([b, a], [a, b])] == ["b", "a"]
-    with pytest.raises(DataError, match="only among the generated: c.*only among the reference: b"):
+    with pytest.raises(DataError, match=r"only among the generated: c.*only among the reference: b"):
         match_videos([a, c], [a, b])
     assert same_format([a, b]) == (30.0, 64, 48)
     with pytest.raises(DataError, match=r"30 fps 64x48: a; 25 fps 64x48: d"):
