@@ -2,6 +2,7 @@
 
 from macedance.rendering.body import Body, MannequinBody
 from macedance.rendering.frames import contact_sheet, dance_frames, save_png
+from macedance.rendering.motion_to_video import KeypointRenderer, MeshDancer, MotionRenderer
 from macedance.rendering.opengl import GlReport, gl_report
 from macedance.rendering.probe import CodecReport, VideoFacts, codec_report, probe_video
 from macedance.rendering.scene import OUTFITS, Outfit, Stage, outfit_for
@@ -12,7 +13,10 @@ __all__ = [
     "Body",
     "CodecReport",
     "GlReport",
+    "KeypointRenderer",
     "MannequinBody",
+    "MeshDancer",
+    "MotionRenderer",
     "Outfit",
     "Stage",
     "VideoFacts",

@@ -104,6 +104,37 @@ def _needed_distance(
     return (np.maximum(sideways, upwards) - offsets_TJ3 @ forward).max(axis=1)
 
 
+def _axes_from(yaw: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Right, up and the direction (3,) from the target to a camera that stands in front of a dancer of this heading."""
+    pitch = math.radians(PITCH_DEG)
+    away = np.array([math.sin(yaw) * math.cos(pitch), math.sin(pitch), math.cos(yaw) * math.cos(pitch)])
+    right = np.cross(-away, np.array([0.0, 1.0, 0.0]))
+    right /= np.linalg.norm(right)
+    return right, np.cross(right, -away), away
+
+
+def _target_height_m(joints_TJ3: np.ndarray) -> float:
+    top_m = float(np.percentile(joints_TJ3[..., 1].max(axis=1), 90)) + MARGIN_M
+    return 0.5 * max(top_m, 1.0)
+
+
+def fixed_camera(joints_TJ3: np.ndarray, width: int, height: int) -> CameraPath:
+    """A camera that stands still and has every joint of joints (T, 24, 3), metres, in the picture in every frame.
+
+    It looks at the middle of the ground that the pelvis covers, from the dancer's front.
+    """
+    joints_TJ3 = np.asarray(joints_TJ3, dtype=np.float64)
+    right, up, away = _axes_from(front_direction(joints_TJ3))
+    pelvis_T3 = joints_TJ3[:, 0]
+    target = 0.5 * (pelvis_T3.min(axis=0) + pelvis_T3.max(axis=0))
+    target[1] = _target_height_m(joints_TJ3)
+    tan_h = math.tan(math.radians(0.5 * FIELD_OF_VIEW_DEG))
+    needed = _needed_distance(joints_TJ3 - target, right, up, -away, tan_h * width / height, tan_h)
+    eye = target + max(float(needed.max()), MIN_DISTANCE_M) * away
+    count = len(joints_TJ3)
+    return CameraPath(np.tile(eye, (count, 1)), np.tile(target, (count, 1)), tan_h)
+
+
 def follow_camera(joints_TJ3: np.ndarray, fps: float, width: int, height: int) -> CameraPath:
     """A camera path for joints (T, 24, 3), metres.
 
@@ -114,20 +145,13 @@ def follow_camera(joints_TJ3: np.ndarray, fps: float, width: int, height: int) -
     from scipy.ndimage import maximum_filter1d
 
     joints_TJ3 = np.asarray(joints_TJ3, dtype=np.float64)
-    yaw, pitch = front_direction(joints_TJ3), math.radians(PITCH_DEG)
-    away = np.array([math.sin(yaw) * math.cos(pitch), math.sin(pitch), math.cos(yaw) * math.cos(pitch)])
-    forward = -away
-    right = np.cross(forward, np.array([0.0, 1.0, 0.0]))
-    right /= np.linalg.norm(right)
-    up = np.cross(right, forward)
-
+    right, up, away = _axes_from(front_direction(joints_TJ3))
     target_T3 = _smooth(joints_TJ3[:, 0], TARGET_SMOOTHING_S * fps)
-    top_m = float(np.percentile(joints_TJ3[..., 1].max(axis=1), 90)) + MARGIN_M
-    target_T3[:, 1] = 0.5 * max(top_m, 1.0)
+    target_T3[:, 1] = _target_height_m(joints_TJ3)
 
     tan_h = math.tan(math.radians(0.5 * FIELD_OF_VIEW_DEG))
     tan_w = tan_h * width / height
-    needed = _needed_distance(joints_TJ3 - target_T3[:, None], right, up, forward, tan_w, tan_h)
+    needed = _needed_distance(joints_TJ3 - target_T3[:, None], right, up, -away, tan_w, tan_h)
     needed = np.maximum(needed, MIN_DISTANCE_M)
     # Half-window of three sigmas: the smoothed maximum is an average of values that are each at least what is needed.
     half = max(1, round(3.0 * ZOOM_SMOOTHING_S * fps))

@@ -79,6 +79,7 @@ def dance_frames(
     body: Body | None = None,
     stage: Stage | None = None,
     samples: int = 2,
+    camera: CameraPath | None = None,
 ) -> Generator[np.ndarray, None, None]:
     """The frames (H, W, 3) uint8 of a dance, one for each motion frame. Each is an array of its own.
 
@@ -91,15 +92,18 @@ def dance_frames(
         body: What is drawn; by default the mannequin in the outfit of the motion's genre.
         stage: Floor, background and light.
         samples: Samples along each side of a pixel; 1 is quicker and jagged.
+        camera: One view for each frame; by default a camera that follows the dancer.
 
     Raises:
-        DataError: nothing to draw, or joints that are not finite.
+        DataError: nothing to draw, as many views as frames are not given, or joints that are not finite.
         ConfigError: a picture size that cannot be encoded.
         DependencyError: ``egl`` was asked for and there is none (with the first frame).
     """
     check_picture_size(width, height)
     drawn = as_dance(dance)
-    path = follow_camera(drawn.joints_TJ3, fps, width, height)
+    path = camera or follow_camera(drawn.joints_TJ3, fps, width, height)
+    if len(path) != len(drawn.joints_TJ3):
+        raise DataError(f"{len(path)} views for {len(drawn.joints_TJ3)} frames", expected="one view for each frame")
     body, stage = body or _body_of(dance), stage or Stage()
     check_backend(backend)
     return _draw(

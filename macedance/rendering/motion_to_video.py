@@ -1,0 +1,224 @@
+"""From a dance to the video of a person: what the cascade's second half does, whoever does it.
+
+``MotionRenderer`` is what an appearance model implements; ``MeshDancer`` implements it without any network.
+
+Shapes: T frames of the video, H rows, W columns, J = 24 joints, K = 17 keypoints of COCO.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import closing
+from typing import Literal, Protocol, get_args, runtime_checkable
+
+import numpy as np
+
+from macedance.errors import ConfigError
+from macedance.motion.files import JointClip, Motion, checked_fps
+from macedance.rendering.body import Dance, MannequinBody
+from macedance.rendering.camera import CameraPath, View, fixed_camera, follow_camera
+from macedance.rendering.frames import as_dance, check_picture_size, dance_frames
+from macedance.rendering.rasteriser import Backend, check_backend
+from macedance.rendering.reference_outfit import check_reference_image, nearest_outfit
+from macedance.rendering.scene import Stage, outfit_for
+from macedance.vision.video import Video
+
+#: A dance that can be shown: with rotations, or of joint positions alone.
+Danced = Motion | JointClip
+Camera = Literal["fixed", "follow"]
+
+#: Joint of the skeleton for COCO's shoulders, elbows, wrists, hips, knees and ankles, left before right.
+COCO_JOINTS: tuple[int, ...] = (16, 17, 18, 19, 20, 21, 1, 2, 4, 5, 7, 8)
+_HEAD = 15
+#: COCO's nose, eyes and ears on the mannequin's head, metres from the head joint in the rest pose, and where the skin
+#: faces there: a point that faces away from the camera is hidden by the head itself.
+_FACE_M = np.array(
+    [[0.0, 0.060, 0.118], [0.031, 0.092, 0.095], [-0.031, 0.092, 0.095], [0.085, 0.078, 0.005], [-0.085, 0.078, 0.005]]
+)
+_FACE_NORMALS = np.array([[0.0, 0.0, 1.0], [0.3, 0.0, 0.95], [-0.3, 0.0, 0.95], [1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]])
+#: An ear is seen from in front too, at the edge of the head.
+_HIDDEN_BELOW = -0.25
+
+
+@runtime_checkable
+class MotionRenderer(Protocol):
+    """Turns a motion and a picture of a person into a video of that person dancing.
+
+    Attributes:
+        fps: Frames per second of the videos; a motion of another rate is resampled.
+        weights: Model -> sha256 of its weights; empty where no network draws.
+    """
+
+    fps: float
+    weights: dict[str, str]
+
+    def reference_image(self, motion: Danced) -> np.ndarray:
+        """A picture (H, W, 3) uint8 of the person who dances a motion, used where the user gives none."""
+
+    def render(self, motion: Danced, reference_image: np.ndarray, *, seed: int = 0) -> Video:
+        """The dance of the person in the reference image, in memory or in a file; the same for the same seed."""
+
+    def driving_keypoints(self, motion: Danced) -> np.ndarray:
+        """Where the video must show the joints: COCO's (T, 17, 3), x and y in its pixels and a confidence in [0, 1].
+
+        Confidence 0 marks a point that cannot be seen: outside the picture, or a part of a face that is turned away.
+        """
+
+
+@runtime_checkable
+class KeypointRenderer(Protocol):
+    """A renderer that can also be driven by the keypoints of a video, which have no depth."""
+
+    def render_keypoints(
+        self, keypoints_TK3: np.ndarray, fps: float, reference_image: np.ndarray, *, seed: int = 0
+    ) -> Video:
+        """As ``MotionRenderer.render``, driven by COCO's keypoints (T, 17, 3): pixels and confidence at ``fps``."""
+
+
+class MeshDancer:
+    """A mannequin in the outfit that is nearest to the reference image's colours. Needs no weights and no GPU.
+
+    Args:
+        width: Picture width in pixels, even. ``height`` likewise.
+        height: Picture height in pixels.
+        fps: Frames per second of the videos.
+        camera: ``fixed`` stands still and shows the whole dance; ``follow`` stays with the dancer. Temporal metrics and
+            optical flow are cleaner under a fixed one.
+        backend: ``egl``, ``software``, or ``auto``: the first that works.
+        samples: Samples along each side of a pixel; 1 is quicker and jagged.
+        stage: Floor, background and light.
+
+    Its videos do not depend on ``seed``. It draws 3-D bodies and cannot be driven by keypoints, which have no depth.
+
+    Raises:
+        ConfigError: A picture that cannot be encoded, an unknown camera or backend.
+        DataError: fps that is not above 0.
+    """
+
+    def __init__(
+        self,
+        width: int = 320,
+        height: int = 320,
+        *,
+        fps: float = 30.0,
+        camera: Camera = "fixed",
+        backend: Backend = "auto",
+        samples: int = 2,
+        stage: Stage | None = None,
+    ) -> None:
+        check_picture_size(width, height)
+        check_backend(backend)
+        if camera not in get_args(Camera):
+            raise ConfigError(f"unknown camera {camera!r}", expected=" or ".join(get_args(Camera)))
+        if samples < 1:
+            raise ConfigError(f"{samples} samples along a pixel", expected="1 or more")
+        self.width, self.height, self.fps = width, height, checked_fps(fps)
+        self.camera: Camera = camera
+        self.weights: dict[str, str] = {}
+        self._backend, self._samples, self._stage = backend, samples, stage or Stage()
+
+    def reference_image(self, motion: Danced) -> np.ndarray:
+        """The first frame of the dance, in the outfit of its genre.
+
+        Raises:
+            DataError: As ``render``.
+        """
+        first = JointClip(_joints(motion)[:1], self.fps, motion.genre) if isinstance(motion, JointClip) else motion
+        first = first.slice(0, 1) if isinstance(first, Motion) else first
+        with closing(self._frames(first, MannequinBody(outfit_for(motion.genre)))) as frames:
+            return next(frames)
+
+    def render(self, motion: Danced, reference_image: np.ndarray, *, seed: int = 0) -> Video:
+        """The dance in memory, (T, H, W, 3) uint8 at ``fps``. ``seed`` changes nothing.
+
+        Raises:
+            DataError: A reference image that is no picture, or joints that cannot be drawn.
+        """
+        body = MannequinBody(nearest_outfit(check_reference_image(reference_image)))
+        motion = at_rate(motion, self.fps)
+        # Filled frame by frame: a list of frames and their stack would be in memory at once.
+        frames_THWC = np.empty((_num_frames(motion), self.height, self.width, 3), dtype=np.uint8)
+        with closing(self._frames(motion, body)) as frames:
+            for index, frame in enumerate(frames):
+                frames_THWC[index] = frame
+        return Video.from_frames(frames_THWC, self.fps)
+
+    def driving_keypoints(self, motion: Danced) -> np.ndarray:
+        """The mannequin's joints and face as the camera sees them, (T, 17, 3) float32; see MotionRenderer.
+
+        Body points count as seen even where the body itself hides them, as in COCO's labels; face points do not.
+
+        Raises:
+            DataError: As ``render``.
+        """
+        dance = self._dance(at_rate(motion, self.fps))
+        path = self._path(dance.joints_TJ3)
+        points_TK3, normals_TF3 = _coco_points(dance)
+        keypoints = np.empty((len(points_TK3), points_TK3.shape[1], 3), dtype=np.float32)
+        for frame in range(len(points_TK3)):
+            keypoints[frame] = self._seen(points_TK3[frame], normals_TF3[frame], path.view(frame))
+        return keypoints
+
+    def _seen(self, points_K3: np.ndarray, normals_F3: np.ndarray, view: View) -> np.ndarray:
+        """Pixels and confidence (17, 3) of one frame's points."""
+        pixels_K2, depth_K = view.project(points_K3, self.width, self.height)
+        inside = (pixels_K2 >= 0).all(axis=1) & (pixels_K2 < (self.width, self.height)).all(axis=1) & (depth_K > 0)
+        faces = len(normals_F3)
+        to_eye = view.eye - points_K3[:faces]
+        to_eye /= np.linalg.norm(to_eye, axis=1, keepdims=True)
+        inside[:faces] &= (to_eye * normals_F3).sum(axis=1) > _HIDDEN_BELOW
+        return np.concatenate([pixels_K2, inside[:, None]], axis=1)
+
+    def _dance(self, motion: Danced) -> Dance:
+        return as_dance(motion if isinstance(motion, Motion) else motion.joints)
+
+    def _path(self, joints_TJ3: np.ndarray) -> CameraPath:
+        if self.camera == "fixed":
+            return fixed_camera(joints_TJ3, self.width, self.height)
+        return follow_camera(joints_TJ3, self.fps, self.width, self.height)
+
+    def _frames(self, motion: Danced, body: MannequinBody) -> Generator[np.ndarray, None, None]:
+        drawn = motion if isinstance(motion, Motion) else motion.joints
+        return dance_frames(
+            drawn,
+            self.fps,
+            width=self.width,
+            height=self.height,
+            backend=self._backend,
+            body=body,
+            stage=self._stage,
+            samples=self._samples,
+            camera=self._path(self._dance(motion).joints_TJ3),
+        )
+
+
+def at_rate(motion: Danced, fps: float) -> Danced:
+    """The dance at a frame rate: a Motion by slerp, joints linearly; frame i stands at i / fps seconds."""
+    if motion.fps == fps:
+        return motion
+    if isinstance(motion, Motion):
+        return motion.resampled(fps)
+    last = len(motion.joints) - 1
+    count = int(np.floor(last * fps / motion.fps + 1e-6)) + 1
+    position = np.minimum(np.arange(count) * (motion.fps / fps), last)
+    before = np.minimum(position.astype(np.int64), max(last - 1, 0))
+    weight = (position - before)[:, None, None]
+    joints = (1 - weight) * motion.joints[before] + weight * motion.joints[np.minimum(before + 1, last)]
+    return JointClip(joints, fps, motion.genre, motion.music_beats_s, motion.name, motion.song)
+
+
+def _joints(motion: Danced) -> np.ndarray:
+    return motion.joint_positions() if isinstance(motion, Motion) else motion.joints
+
+
+def _num_frames(motion: Danced) -> int:
+    return motion.num_frames if isinstance(motion, Motion) else len(motion.joints)
+
+
+def _coco_points(dance: Dance) -> tuple[np.ndarray, np.ndarray]:
+    """COCO's points (T, 17, 3) of the drawn body, metres, and the directions (T, 5, 3) in which the face's look."""
+    head_T33 = dance.transforms(slice(None))[:, _HEAD].astype(np.float64)
+    face_TF3 = dance.joints_TJ3[:, _HEAD, None] + np.einsum("tab,fb->tfa", head_T33, _FACE_M)
+    normals_TF3 = np.einsum("tab,fb->tfa", head_T33, _FACE_NORMALS)
+    normals_TF3 /= np.linalg.norm(normals_TF3, axis=-1, keepdims=True)
+    return np.concatenate([face_TF3, dance.joints_TJ3[:, COCO_JOINTS]], axis=1), normals_TF3
