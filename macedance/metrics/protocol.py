@@ -69,7 +69,7 @@ def evaluate_protocol(
         metrics.update(reference, reference=True)
         values[preset.name], floors[preset.name] = split_floor(metrics.compute())
         per_clip[preset.name] = named_per_clip(metrics.per_clip(), clip_labels(judged), clip_labels(reference))
-    inputs = _described(generated, reference) | {
+    inputs = described(generated, reference) | {
         "resolution": None if resolution is None else list(resolution),
         "settings": settings,
         "left_out": {which: dict((left_out or {}).get(which, {})) for which in ("generated", "reference")},
@@ -161,7 +161,8 @@ def _rates(rates: Iterable[float]) -> str:
     return ", ".join(f"{fps:g}" for fps in sorted(rates))
 
 
-def _described(generated: Sequence[Clip], reference: Sequence[Clip]) -> dict[str, Any]:
+def described(generated: Sequence[Clip], reference: Sequence[Clip]) -> dict[str, Any]:
+    """What of ``inputs`` the clips themselves say: kind, frame rates, lengths, numbers, names without a partner."""
     sets = {"generated": generated, "reference": reference}
     lone = unmatched(generated, reference)
     return {
