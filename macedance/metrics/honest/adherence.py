@@ -22,7 +22,10 @@ from macedance.metrics.keypoints import COCO_17, CONFIDENT
 
 #: COCO's per-keypoint standard deviations, relative to the square root of a person's area.
 OKS_SIGMAS = np.array(
-    [0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089]
+    [
+        0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072,
+        0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089,
+    ]
 )  # fmt: skip
 #: A person's area as a share of the box around their keypoints, where there is no mask (xtcocotools, MMPose).
 AREA_OF_BOX = 0.53

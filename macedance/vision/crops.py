@@ -1,0 +1,175 @@
+"""Where the dancer is in a video, whatever says so, and pictures cut out of it.
+
+Shapes: T frames, H rows, W columns; boxes are left, top, right, bottom in pixels, NaN where nobody was found.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from macedance.errors import DataError
+from macedance.vision.keypoints import KeypointSource, Progress, VideoKeypoints
+from macedance.vision.people import PersonDetector, dancer_boxes
+from macedance.vision.video import Video
+
+#: Air around a person's box in a crop, share of its longer side.
+CROP_MARGIN = 0.1
+#: Colour beyond the edge of the picture: ImageNet's mean, which such networks take for nothing.
+_BEYOND = (124, 116, 104)
+
+
+class BoxSource(Protocol):
+    """Says where the dancer is in a video."""
+
+    @property
+    def name(self) -> str:
+        """How it knows, for reports."""
+        ...
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """Model -> sha256."""
+        ...
+
+    def boxes(self, video: Video) -> np.ndarray:
+        """The dancer's box (T, 4) float32 in every frame; NaN where nobody was found."""
+        ...
+
+
+@dataclass
+class DetectedBoxes:
+    """Boxes of a person detector; the last video's are kept, so that several metrics cost one detection."""
+
+    detector: PersonDetector
+    _last: tuple[Video, np.ndarray] | None = field(default=None, init=False, repr=False)
+
+    @property
+    def name(self) -> str:
+        """Name of the detector."""
+        return self.detector.name
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """Of the detector."""
+        return self.detector.weights
+
+    def boxes(self, video: Video) -> np.ndarray:
+        """The dancer's box (T, 4) in every frame.
+
+        Raises:
+            DataError: The video cannot be decoded.
+        """
+        if self._last is None or self._last[0] is not video:
+            found = [people for chunk in video.chunks() for people in self.detector.detect(chunk)]
+            self._last = video, dancer_boxes(found)[0]
+        return self._last[1]
+
+
+@dataclass
+class RememberedKeypoints:
+    """A source of keypoints that keeps those of the last video, and a source of boxes: those around the keypoints."""
+
+    source: KeypointSource
+    _last: tuple[Video, VideoKeypoints] | None = field(default=None, init=False, repr=False)
+
+    @property
+    def name(self) -> str:
+        """Name of the source."""
+        return self.source.name
+
+    @property
+    def layout(self) -> str:
+        """Of the source."""
+        return self.source.layout
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """Of the source."""
+        return self.source.weights
+
+    @property
+    def settings(self) -> dict[str, float | int | str]:
+        """Of the source."""
+        return self.source.settings
+
+    def __call__(self, video: Video, progress: Progress | None = None) -> VideoKeypoints:
+        """Keypoints of a video.
+
+        Raises:
+            DataError: The video cannot be decoded.
+        """
+        if self._last is None or self._last[0] is not video:
+            self._last = video, self.source(video, progress)
+        return self._last[1]
+
+    def boxes(self, video: Video) -> np.ndarray:
+        """The dancer's box (T, 4) in every frame.
+
+        Raises:
+            DataError: The video cannot be decoded.
+        """
+        return self(video).boxes
+
+
+def boxes_of(source: BoxSource, video: Video) -> np.ndarray:
+    """A source's boxes (T, 4) float64, inside the picture; boxes without area are NaN.
+
+    Raises:
+        DataError: Boxes of another shape.
+    """
+    boxes = np.array(source.boxes(video), dtype=np.float64)
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise DataError(
+            f"{source.name} gives boxes of shape {boxes.shape}",
+            where=video.path or video.name or None,
+            expected="(frames, 4)",
+        )
+    boxes[:, 0::2] = boxes[:, 0::2].clip(0, video.width)
+    boxes[:, 1::2] = boxes[:, 1::2].clip(0, video.height)
+    with np.errstate(invalid="ignore"):
+        empty = ~((boxes[:, 2] - boxes[:, 0] >= 1) & (boxes[:, 3] - boxes[:, 1] >= 1))
+    boxes[empty] = np.nan
+    return boxes
+
+
+def box_of_frame(boxes_T4: np.ndarray, frame: int) -> np.ndarray:
+    """One frame's box (4,).
+
+    Raises:
+        DataError: The video has more frames than there are boxes.
+    """
+    if frame >= len(boxes_T4):
+        raise DataError(f"{len(boxes_T4)} boxes for a video of more than {frame} frames", expected="one for each frame")
+    return boxes_T4[frame]
+
+
+def square_crop(picture_HW3: np.ndarray, box: np.ndarray, side: int, margin: float = CROP_MARGIN) -> np.ndarray:
+    """The square around a box, with its margin, as a picture (side, side, 3) uint8.
+
+    The square is around the middle of the box and as long as its longer side, so that nobody is stretched; what it has
+    beyond the picture is grey. Reduced by area means.
+
+    Raises:
+        DataError: A box without numbers or without area.
+    """
+    import cv2
+
+    low, high = np.asarray(box[:2], dtype=np.float64), np.asarray(box[2:4], dtype=np.float64)
+    length = float((high - low).max()) * (1 + 2 * margin)
+    if not np.isfinite(length) or length < 1:
+        raise DataError(f"the box {np.round(box, 1).tolist()} has no area", expected="left, top, right, bottom")
+    start = np.round((low + high - length) / 2).astype(int)
+    size = max(1, round(length))
+    height, width = picture_HW3.shape[:2]
+    square = np.empty((size, size, 3), dtype=np.uint8)
+    square[:] = _BEYOND
+    left, top = np.maximum(start, 0)
+    right, bottom = min(start[0] + size, width), min(start[1] + size, height)
+    if right > left and bottom > top:
+        square[top - start[1] : bottom - start[1], left - start[0] : right - start[0]] = picture_HW3[
+            top:bottom, left:right
+        ]
+    return cv2.resize(square, (side, side), interpolation=cv2.INTER_AREA if size > side else cv2.INTER_LINEAR)
