@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -54,6 +54,7 @@ def read_clips(
     kind: Kind | None = None,
     fps: float | None = None,
     leave_out_bad: bool = False,
+    only: Collection[str] | None = None,
 ) -> ClipFolder:
     """Read every clip of a folder, not of those inside it.
 
@@ -62,23 +63,19 @@ def read_clips(
         kind: What to read of a file that holds both; None: joints.
         fps: Frame rate of result files, where it is not their system's; an .npz says its own.
         leave_out_bad: Leave files that cannot be used out, with the reason, instead of refusing the folder.
+        only: Stems of the files to read; None: all.
 
     Raises:
         DataError: No folder, no clip, files that cannot be used (all are listed with their reasons), two files of one
             stem, or clips of different frame rates or kinds (all are listed).
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError("no such folder", where=folder, expected="a folder of clips")
-    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    known = [path for path in files if path.suffix.lower() in (".npz", *SUFFIXES)]
-    # Settings and scores lie about as .json beside other clips; as clips they come alone.
-    known = [path for path in known if path.suffix.lower() != ".json"] or known
-    ignored = [path.name for path in files if path not in set(known)]
+    known, ignored = clip_files(folder)
     if not known:
         holds = f"; it holds {', '.join(ignored[:8])}" if ignored else ""
         raise DataError(f"no clips{holds}", where=folder, expected=f"files ending in .npz {' '.join(SUFFIXES)}")
     _refuse_twins(known, folder)
+    known = [path for path in known if only is None or path.stem in only]
     clips: list[Clip] = []
     bad: dict[str, str] = {}
     for path in known:
@@ -94,6 +91,21 @@ def read_clips(
         )
     _refuse_mixtures(clips, folder)
     return ClipFolder(folder, clips, bad, ignored)
+
+
+def clip_files(folder: Path) -> tuple[list[Path], list[str]]:
+    """The files of a folder that are clips, by name, and the names of the others.
+
+    Raises:
+        DataError: No folder.
+    """
+    if not folder.is_dir():
+        raise DataError("no such folder", where=folder, expected="a folder of clips")
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    known = [path for path in files if path.suffix.lower() in (".npz", *SUFFIXES)]
+    # Settings and scores lie about as .json beside other clips; as clips they come alone.
+    known = [path for path in known if path.suffix.lower() != ".json"] or known
+    return known, [path.name for path in files if path not in set(known)]
 
 
 def read_clip(path: str | Path, *, kind: Kind | None = None, fps: float | None = None) -> Clip:

@@ -6,7 +6,7 @@ import io
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -104,6 +104,7 @@ def keypoints_of_folder(
     *,
     cache: Path | None = None,
     leave_out_bad: bool = False,
+    only: Collection[str] | None = None,
     progress: Progress | None = None,
 ) -> KeypointFolder:
     """The keypoints of every video of a folder as clips, in the order of their names.
@@ -116,6 +117,7 @@ def keypoints_of_folder(
         source: What finds them.
         cache: See keypoints_of_video.
         leave_out_bad: Leave videos that cannot be used out, with the reason, instead of refusing the folder.
+        only: Names of the videos to look at; None: all.
         progress: Called with numbers of frames.
 
     Raises:
@@ -123,11 +125,12 @@ def keypoints_of_folder(
             different frame rates (all are listed).
     """
     videos = read_videos(folder, leave_out_bad=leave_out_bad)
-    _refuse_mixed_rates(videos.videos, videos.path)
+    chosen = [video for video in videos.videos if only is None or video.name in only]
+    _refuse_mixed_rates(chosen, videos.path)
     found: list[VideoKeypoints] = []
     clips: list[Clip] = []
     bad: dict[str, str] = {}
-    for video in videos.videos:
+    for video in chosen:
         try:
             one = keypoints_of_video(video, source, cache=cache, progress=progress)
             clips.append(_usable(one))
@@ -139,7 +142,7 @@ def keypoints_of_folder(
     if bad and not (leave_out_bad and clips):
         listed = "; ".join(f"{name} ({why})" for name, why in bad.items())
         raise DataError(
-            f"{len(bad)} of {len(videos.videos)} videos cannot be used: {listed}",
+            f"{len(bad)} of {len(chosen)} videos cannot be used: {listed}",
             where=videos.path,
             fix="mend or remove them, or ask for them to be left out",
         )
