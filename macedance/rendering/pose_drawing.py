@@ -140,7 +140,7 @@ def _limb(a: np.ndarray, b: np.ndarray, radius: int) -> np.ndarray:
     dx, dy = float(a[0] - b[0]), float(a[1] - b[1])
     centre = (int((a[0] + b[0]) / 2), int((a[1] + b[1]) / 2))
     axes = (int(math.hypot(dx, dy) / 2), radius)
-    return cv2.ellipse2Poly(centre, axes, int(math.degrees(math.atan2(dy, dx))), 0, 360, 1)
+    return np.asarray(cv2.ellipse2Poly(centre, axes, int(math.degrees(math.atan2(dy, dx))), 0, 360, 1))
 
 
 def _draw_hand(canvas: np.ndarray, hand_K3: np.ndarray, radius: int) -> None:

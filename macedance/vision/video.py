@@ -6,7 +6,7 @@ Shapes: t frames of a portion, T frames in all, H rows, W columns; RGB, uint8.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +34,7 @@ class Video:
         num_frames: Pictures, None where the file does not say it.
         path: The file; None for a clip in memory.
         held: The pictures (T, H, W, 3) of a clip in memory.
+        drawn: Starts to draw the pictures (H, W, 3) of a clip that is made as it is looked at.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Video:
     num_frames: int | None = None
     path: Path | None = None
     held: np.ndarray | None = field(default=None, repr=False, compare=False)
+    drawn: Callable[[], Iterator[np.ndarray]] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def open(cls, path: str | Path) -> Video:
@@ -88,15 +90,28 @@ class Video:
             for start in range(0, len(self.held), frames):
                 yield self.held[start : start + frames]
             return
-        assert self.path is not None  # one of both is there
         portion: list[np.ndarray] = []
-        for picture in self._decoded(self.path):
+        for picture in self.pictures():
             portion.append(picture)
             if len(portion) == frames:
                 yield np.stack(portion)
                 portion = []
         if portion:
             yield np.stack(portion)
+
+    def pictures(self) -> Iterator[np.ndarray]:
+        """The pictures (H, W, 3), one after the other; can be asked for again.
+
+        Raises:
+            DataError: As ``chunks``.
+        """
+        if self.held is not None:
+            yield from self.held
+        elif self.drawn is not None:
+            yield from self.drawn()
+        else:
+            assert self.path is not None  # one of the three is there
+            yield from self._decoded(self.path)
 
     def frames(self) -> np.ndarray:
         """All pictures (T, H, W, 3); of a long video that is much memory, see ``chunks``.
