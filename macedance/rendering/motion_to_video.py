@@ -56,7 +56,7 @@ class MotionRenderer(Protocol):
         """A picture (H, W, 3) uint8 of the person who dances a motion, used where the user gives none."""
 
     def render(self, motion: Danced, reference_image: np.ndarray, *, seed: int = 0) -> Video:
-        """The dance of the person in the reference image, in memory or in a file; the same for the same seed."""
+        """The dance of the person in the reference image; the same for the same seed."""
 
     def driving_keypoints(self, motion: Danced) -> np.ndarray:
         """Where the video must show the joints: COCO's (T, 17, 3), x and y in its pixels and a confidence in [0, 1].
@@ -129,19 +129,16 @@ class MeshDancer:
             return next(frames)
 
     def render(self, motion: Danced, reference_image: np.ndarray, *, seed: int = 0) -> Video:
-        """The dance in memory, (T, H, W, 3) uint8 at ``fps``. ``seed`` changes nothing.
+        """The dance, drawn frame by frame whenever it is looked at. ``seed`` changes nothing.
 
         Raises:
             DataError: A reference image that is no picture, or joints that cannot be drawn.
         """
         body = MannequinBody(nearest_outfit(check_reference_image(reference_image)))
         motion = at_rate(motion, self.fps)
-        # Filled frame by frame: a list of frames and their stack would be in memory at once.
-        frames_THWC = np.empty((_num_frames(motion), self.height, self.width, 3), dtype=np.uint8)
-        with closing(self._frames(motion, body)) as frames:
-            for index, frame in enumerate(frames):
-                frames_THWC[index] = frame
-        return Video.from_frames(frames_THWC, self.fps)
+        self._dance(motion)  # refuses what cannot be drawn now, not with the first frame
+        count = motion.num_frames if isinstance(motion, Motion) else len(motion.joints)
+        return Video("", self.fps, self.width, self.height, count, drawn=lambda: self._frames(motion, body))
 
     def driving_keypoints(self, motion: Danced) -> np.ndarray:
         """The mannequin's joints and face as the camera sees them, (T, 17, 3) float32; see MotionRenderer.
@@ -209,10 +206,6 @@ def at_rate(motion: Danced, fps: float) -> Danced:
 
 def _joints(motion: Danced) -> np.ndarray:
     return motion.joint_positions() if isinstance(motion, Motion) else motion.joints
-
-
-def _num_frames(motion: Danced) -> int:
-    return motion.num_frames if isinstance(motion, Motion) else len(motion.joints)
 
 
 def _coco_points(dance: Dance) -> tuple[np.ndarray, np.ndarray]:

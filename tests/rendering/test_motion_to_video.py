@@ -57,7 +57,7 @@ def test_driving_keypoints_lie_on_the_drawn_body(camera: str) -> None:
     motion = make_dance(8)
     renderer = MeshDancer(160, 160, backend="software", camera=camera)  # type: ignore[arg-type]
     frames = renderer.render(motion, renderer.reference_image(motion)).frames().astype(int)
-    moved = replace(motion, trans=motion.trans + np.float32([0.0, -60.0, 0.0]))
+    moved = replace(motion, trans=motion.trans + np.array([0.0, -60.0, 0.0], dtype=np.float32))
     path = renderer._path(renderer._dance(motion).joints_TJ3)
     empty = np.stack(list(dance_frames(moved, 30.0, width=160, height=160, backend="software", camera=path)))
     body = np.abs(frames - empty.astype(int)).sum(axis=-1) > 40
