@@ -57,7 +57,7 @@ class DinoFeatures(FrozenNetwork):
         from transformers import ViTConfig, ViTModel
 
         folder = Path(path)
-        raw = read_config(folder, "vit")
+        raw = read_config(folder, ("vit",))
         config = ViTConfig(**{k: v for k, v in raw.items() if k not in ("model_type", "architectures")})
         config.layer_norm_eps = LAYER_NORM_EPS
         module = load_whole(ViTModel, folder, config=config, add_pooling_layer=False)

@@ -10,12 +10,12 @@ from typing import Any
 from macedance.errors import CheckpointError
 
 
-def read_config(folder: Path, model_type: str) -> dict[str, Any]:
+def read_config(folder: Path, model_types: tuple[str, ...]) -> dict[str, Any]:
     """The folder's config.json.
 
     Args:
         folder: As save_pretrained writes it, or a snapshot of the hub.
-        model_type: What its ``model_type`` must start with.
+        model_types: What its ``model_type`` may be.
 
     Raises:
         CheckpointError: There is none, or it describes another kind of model.
@@ -28,8 +28,8 @@ def read_config(folder: Path, model_type: str) -> dict[str, Any]:
             f"no readable config.json ({error})", where=folder, expected="a model's folder as the hub has it"
         ) from error
     found = config.get("model_type") if isinstance(config, dict) else None
-    if not isinstance(found, str) or not found.startswith(model_type):
-        raise CheckpointError(f"a model of type {found!r}", where=path, expected=f"{model_type!r}")
+    if found not in model_types:
+        raise CheckpointError(f"a model of type {found!r}", where=path, expected=" or ".join(map(repr, model_types)))
     return config
 
 
