@@ -5,8 +5,10 @@ Shapes: T frames, H rows, W columns; boxes are left, top, right, bottom in pixel
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -14,6 +16,11 @@ from macedance.errors import DataError
 from macedance.vision.keypoints import KeypointSource, Progress, VideoKeypoints
 from macedance.vision.people import PersonDetector, dancer_boxes
 from macedance.vision.video import Video
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+T = TypeVar("T")
 
 #: Air around a person's box in a crop, share of its longer side.
 CROP_MARGIN = 0.1
@@ -39,12 +46,33 @@ class BoxSource(Protocol):
         ...
 
 
+class _Recent(Generic[T]):
+    """What was found in the last two videos: the one that several metrics look at, and a reference image between."""
+
+    def __init__(self) -> None:
+        self._found: deque[tuple[Video, T]] = deque(maxlen=2)
+
+    def of(self, video: Video, find: Callable[[Video], T]) -> T:
+        for kept, found in self._found:
+            if kept is video:
+                return found
+        found = find(video)
+        self._found.append((video, found))
+        return found
+
+
 @dataclass
 class DetectedBoxes:
-    """Boxes of a person detector; the last video's are kept, so that several metrics cost one detection."""
+    """Boxes of a person detector; the last videos' are kept, so that several metrics cost one detection.
+
+    A copy of a metric shares it.
+    """
 
     detector: PersonDetector
-    _last: tuple[Video, np.ndarray] | None = field(default=None, init=False, repr=False)
+    _recent: _Recent[np.ndarray] = field(default_factory=_Recent, init=False, repr=False)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
 
     @property
     def name(self) -> str:
@@ -62,18 +90,24 @@ class DetectedBoxes:
         Raises:
             DataError: The video cannot be decoded.
         """
-        if self._last is None or self._last[0] is not video:
-            found = [people for chunk in video.chunks() for people in self.detector.detect(chunk)]
-            self._last = video, dancer_boxes(found)[0]
-        return self._last[1]
+        return self._recent.of(video, self._find)
+
+    def _find(self, video: Video) -> np.ndarray:
+        return dancer_boxes([people for chunk in video.chunks() for people in self.detector.detect(chunk)])[0]
 
 
 @dataclass
 class RememberedKeypoints:
-    """A source of keypoints that keeps those of the last video, and a source of boxes: those around the keypoints."""
+    """A source of keypoints that keeps those of the last videos, and a source of boxes: those around the keypoints.
+
+    A copy of a metric shares it.
+    """
 
     source: KeypointSource
-    _last: tuple[Video, VideoKeypoints] | None = field(default=None, init=False, repr=False)
+    _recent: _Recent[VideoKeypoints] = field(default_factory=_Recent, init=False, repr=False)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
 
     @property
     def name(self) -> str:
@@ -101,9 +135,7 @@ class RememberedKeypoints:
         Raises:
             DataError: The video cannot be decoded.
         """
-        if self._last is None or self._last[0] is not video:
-            self._last = video, self.source(video, progress)
-        return self._last[1]
+        return self._recent.of(video, lambda shown: self.source(shown, progress))
 
     def boxes(self, video: Video) -> np.ndarray:
         """The dancer's box (T, 4) in every frame.

@@ -94,7 +94,7 @@ class FaceEmbedder(Protocol):
 
 
 class YuNet:
-    """OpenCV's face detector.
+    """OpenCV's face detector. A copy of a metric shares it.
 
     Args:
         path: The ONNX file.
@@ -113,6 +113,9 @@ class YuNet:
             self._net = cv2.FaceDetectorYN.create(str(self._path), "", (320, 320), score, _NMS_OVERLAP, _TOP_K)
         except cv2.error as error:
             raise _unreadable(self._path, "YuNet", error) from error
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Self:
@@ -147,7 +150,7 @@ class YuNet:
 
 
 class AuraFace:
-    """ArcFace features of aligned faces by an ONNX network; RGB, (x - 127.5) / 127.5.
+    """ArcFace features of aligned faces by an ONNX network; RGB, (x - 127.5) / 127.5. A copy of a metric shares it.
 
     Args:
         path: The ONNX file: input (1, 3, 112, 112), output (1, D).
@@ -165,6 +168,9 @@ class AuraFace:
             self._net: Any = cv2.dnn.readNetFromONNX(str(self._path))
         except cv2.error as error:
             raise _unreadable(self._path, "AuraFace", error) from error
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Self:
