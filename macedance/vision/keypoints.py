@@ -67,12 +67,12 @@ class VideoKeypoints:
     @property
     def missing(self) -> np.ndarray:
         """(T,) bool: frames in which the source found nobody."""
-        return ~(self.keypoints[..., 2] > 0).any(axis=1)
+        return np.asarray((self.keypoints[..., 2] <= 0).all(axis=1))
 
     @property
     def crowded(self) -> np.ndarray:
         """(T,) bool: frames in which the detector saw more people than the dancer."""
-        return self.persons > 1
+        return np.asarray(self.persons > 1)
 
 
 class KeypointSource(Protocol):
