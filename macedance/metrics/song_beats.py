@@ -35,15 +35,31 @@ class Heard:
 
     Args:
         clips: All clips, in their order.
-        found: Name of each clip that got beats -> its song's file.
-        own: Names of the clips that had beats before and keep them.
-        without: Names of the clips that have none and whose song is not there.
+        songs: For each clip the file whose beats it got; None where it brought beats of its own or found no song.
     """
 
     clips: list[Clip]
-    found: dict[str, Path]
-    own: list[str]
-    without: list[str]
+    songs: list[Path | None]
+
+    @property
+    def found(self) -> list[str]:
+        """Names of the clips that got beats."""
+        return [clip.name for clip, song in zip(self.clips, self.songs, strict=True) if song is not None]
+
+    @property
+    def own(self) -> list[str]:
+        """Names of the clips that had beats before and keep them."""
+        pairs = zip(self.clips, self.songs, strict=True)
+        return [clip.name for clip, song in pairs if song is None and clip.music_beats_s is not None]
+
+    @property
+    def without(self) -> list[str]:
+        """Names of the clips that have no beats and whose song is not there."""
+        return [clip.name for clip in self.clips if clip.music_beats_s is None]
+
+    def part(self, start: int, stop: int) -> Heard:
+        """Of the clips ``start`` to ``stop`` (exclusive)."""
+        return Heard(self.clips[start:stop], self.songs[start:stop])
 
     def notes(self, which: str) -> list[str]:
         """What a reader must know, one sentence each; names are all listed.
@@ -137,9 +153,4 @@ def with_songs(
         clip if index not in found else replace(clip, music_beats_s=beats[found[index]], song=found[index].stem)
         for index, clip in enumerate(clips)
     ]
-    return Heard(
-        heard,
-        {clips[index].name: path for index, path in found.items()},
-        [clip.name for clip in clips if clip.music_beats_s is not None],
-        [clip.name for index, clip in enumerate(clips) if clip.music_beats_s is None and index not in found],
-    )
+    return Heard(heard, [found.get(index) for index in range(len(clips))])

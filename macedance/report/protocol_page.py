@@ -7,6 +7,7 @@ how the values are spread over the clips; and what exactly was measured.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,19 @@ from macedance.metrics.protocol_result import ProtocolResult
 from macedance.metrics.statistics import Entry
 from macedance.report.metric_texts import PRESET_TEXTS, text_of
 from macedance.report.page import Cell, Page, format_cell
+from macedance.report.protocol_text import shortened
 
 _REFERENCE, _SHUFFLED = "_reference", "_shuffled"
+_OTHERS = "reference, other songs"
 #: Longer sentences, which list names of clips, are cut on the page; the JSON has them whole.
 _MOST_CHARACTERS = 700
 _MOST_ROWS = 60
-_COLUMNS = ("metric", "value", "95% interval", "clips", "reference", "floor", "other songs", "better", "what it is")
+_COLUMNS = ("metric", "value", "95% interval", "clips", "reference", "floor", "other songs", "what it is")
+_ARROWS = {"lower": " ↓", "higher": " ↑", "as reference": " ≈", "": ""}
+_LEGEND = (
+    "↓ lower is better, ↑ higher is better, ≈ like the reference is best. floor: what two samples of the reference "
+)
+_LEGEND += "are apart. other songs: the same dances against other songs' beats, the level of chance."
 
 
 def write_protocol_page(
@@ -100,14 +108,14 @@ def add_presets(page: Page, result: ProtocolResult, plots: str | Path) -> None:
         for note in _stillness(preset, result):
             page.add_text(note)
         for note in notes.get(preset, []) if isinstance(notes, Mapping) else []:
-            page.add_text(_shortened(note))
+            page.add_text(shortened(note, _MOST_CHARACTERS))
         add_distributions(page, result.per_clip.get(preset, {}), Path(plots) / f"{preset}.png")
     others = [] if not isinstance(notes, Mapping) else [name for name in notes if name not in result.presets]
     if any(notes[name] for name in others):
         page.add_heading("Notes")
         for name in others:
             for note in notes[name]:
-                page.add_text(_shortened(note))
+                page.add_text(shortened(note, _MOST_CHARACTERS))
 
 
 def add_entries(page: Page, entries: Mapping[str, Entry], floor: Mapping[str, Entry]) -> None:
@@ -120,7 +128,7 @@ def add_entries(page: Page, entries: Mapping[str, Entry], floor: Mapping[str, En
     rows: list[list[Cell]] = []
     for key in own:
         text = text_of(key)
-        name = f"{key} ({text.unit})" if text.unit else key
+        name = key + _ARROWS[text.better] + (f" ({text.unit})" if text.unit else "")
         rows.append(
             [
                 name,
@@ -130,12 +138,11 @@ def add_entries(page: Page, entries: Mapping[str, Entry], floor: Mapping[str, En
                 _value(entries.get(f"{key}{_REFERENCE}")),
                 _value(floor.get(key)),
                 _chance(entries, key),
-                text.better,
                 text.text,
             ]
         )
     used = [column for column, name in enumerate(_COLUMNS) if column < 2 or any(row[column] for row in rows)]
-    page.add_table([_COLUMNS[c] for c in used], [[row[c] for c in used] for row in rows])
+    page.add_table([_COLUMNS[c] for c in used], [[row[c] for c in used] for row in rows], _LEGEND)
     remarks = [(key, remark) for key in entries for remark in _remarks(key, entries, floor)]
     remarks += [(f"floor of {key}", remark) for key, entry in floor.items() for remark in _reasons(entry)]
     if remarks:
@@ -151,13 +158,14 @@ def add_distributions(page: Page, values: Mapping[str, Mapping[str, float]], pic
     for key, clips in values.items():
         base, which = _set_of(key, values)
         finite = {name: value for name, value in clips.items() if math.isfinite(value)}
-        if not finite:
+        # Of the companions, chance is drawn for the generated dances alone: four sets in a panel cannot be read.
+        if not finite or which == _OTHERS:
             continue
         unit = text_of(base).unit
         panels.setdefault(f"{base} ({unit})" if unit else base, {})[which] = list(clips.values())
         if which == "generated" and len(finite) > 1:
             ordered = sorted(finite, key=finite.__getitem__)
-            middle = sorted(finite.values())[len(finite) // 2]
+            middle = statistics.median(finite.values())
             low, high = (f"{format_cell(float(finite[name]))} · {name}" for name in (ordered[0], ordered[-1]))
             extremes.append([key, low, float(middle), high])
     if panels:
@@ -183,7 +191,7 @@ def add_measured(page: Page, result: ProtocolResult) -> None:
         rows.append(("resolution", _plain(inputs["resolution"])))
     for name, names in _by_set(inputs.get("unmatched")).items():
         if names:
-            listed = _shortened(f"{len(names)}: {', '.join(map(str, names))}")
+            listed = shortened(f"{len(names)}: {', '.join(map(str, names))}", _MOST_CHARACTERS)
             rows.append((f"{name} clips without a partner of their name", listed))
     if rows:
         page.add_table(("setting", "value"), rows)
@@ -206,14 +214,19 @@ def _number(value: float) -> str:
 
 def _interval(entry: Entry) -> str:
     interval = entry.get("ci95")
-    return f"{_number(interval[0])} to {_number(interval[1])}" if interval else ""
+    # Numbers that belong together stay on one line.
+    return f"{_number(interval[0])}\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}{_number(interval[1])}" if interval else ""
 
 
 def _counts(entry: Entry) -> str:
     n, reference = entry.get("n"), entry.get("n_reference")
     if n is None:
         return ""
-    return format_cell(int(n)) if reference is None else f"{format_cell(int(n))} against {format_cell(int(reference))}"
+    return (
+        format_cell(int(n))
+        if reference is None
+        else f"{format_cell(int(n))}\N{NO-BREAK SPACE}/ {format_cell(int(reference))}"
+    )
 
 
 def _chance(entries: Mapping[str, Entry], key: str) -> Cell:
@@ -221,7 +234,7 @@ def _chance(entries: Mapping[str, Entry], key: str) -> Cell:
     reference = entries.get(f"{key}{_SHUFFLED}{_REFERENCE}", {}).get("value")
     if chance is None or chance.get("value") is None or reference is None:
         return _value(chance)
-    return f"{_number(chance['value'])} (reference {_number(reference)})"
+    return f"{_number(chance['value'])} (ref. {_number(reference)})"
 
 
 def _remarks(key: str, entries: Mapping[str, Entry], floor: Mapping[str, Entry]) -> list[str]:
@@ -229,8 +242,8 @@ def _remarks(key: str, entries: Mapping[str, Entry], floor: Mapping[str, Entry])
     remarks = _reasons(entry)
     value, chance, least = entry.get("value"), entries.get(f"{key}{_SHUFFLED}", {}).get("value"), floor.get(key, {})
     interval = entry.get("ci95")
-    if value is not None and chance is not None and interval and interval[0] <= chance <= interval[1]:
-        remarks.append(f"not to be told from chance: other songs' beats give {_number(chance)}")
+    if value is not None and chance is not None and interval and interval[0] <= chance:
+        remarks.append(f"not above chance: other songs' beats give {_number(chance)}")
     comparable = least.get("value") is not None and least.get("n") == entry.get("n")
     if value is not None and comparable and value <= least["value"] + 2 * (least.get("sd") or 0.0):
         remarks.append(
@@ -255,7 +268,8 @@ def _reasons(entry: Entry) -> list[str]:
     reason = str(entry.get("reason", ""))
     said = []
     if reason:
-        where = f"{format_cell(int(left_out))} clips left out: " if isinstance(left_out, int) else ""
+        clips = "clip" if left_out == 1 else "clips"
+        where = f"{format_cell(left_out)} {clips} left out: " if isinstance(left_out, int) else ""
         said.append(f"{where}{reason}")
     if entry.get("note"):
         said.append(str(entry["note"]))
@@ -284,7 +298,7 @@ def _stillness(preset: str, result: ProtocolResult) -> list[str]:
 def _set_of(key: str, keys: Mapping[str, Any]) -> tuple[str, str]:
     """The panel of a key and the name of its set in it: companions are drawn beside their key."""
     for suffix, which in (
-        (f"{_SHUFFLED}{_REFERENCE}", "reference, other songs"),
+        (f"{_SHUFFLED}{_REFERENCE}", _OTHERS),
         (_REFERENCE, "reference"),
         (_SHUFFLED, "generated, other songs"),
     ):
@@ -313,12 +327,6 @@ def _plain(value: Any) -> Cell:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_plain(part)}" for name, part in value.items())
     return ", ".join(str(_plain(part)) for part in _list(value))
-
-
-def _shortened(text: str) -> str:
-    if len(text) <= _MOST_CHARACTERS:
-        return text
-    return f"{text[:_MOST_CHARACTERS].rpartition(' ')[0]} … (the JSON lists all)"
 
 
 def _few(rows: Sequence[tuple[str, ...]]) -> list[Sequence[Cell]]:

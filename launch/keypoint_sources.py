@@ -1,0 +1,39 @@
+"""The keypoint sources that commands offer by name, with the weights and the device that the user names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from macedance.vision.keypoints import KeypointSource
+
+
+def _blazepose(weights: str | None, device: str | None) -> KeypointSource:
+    from macedance.vision.blazepose import BlazePoseKeypoints
+    from macedance.vision.weights import locate
+
+    return BlazePoseKeypoints.from_folder(locate("blazepose", weights))
+
+
+#: Name -> makes the source, given the root of the weights (None: the usual one) and the device (None: a GPU if any).
+KEYPOINT_SOURCES: Mapping[str, Callable[[str | None, str | None], KeypointSource]] = MappingProxyType(
+    {"blazepose": _blazepose}
+)
+
+
+def keypoint_source(name: str, weights: str | None = None, device: str | None = None) -> KeypointSource:
+    """The source of a name of KEYPOINT_SOURCES.
+
+    Args:
+        name: Its name.
+        weights: Root of the weights, see macedance.vision.weights.
+        device: Where its networks run, if they can choose.
+
+    Raises:
+        DependencyError: Its weights, or a package that runs them, are not there.
+        CheckpointError: Its weights are not the published ones.
+        ConfigError: The device cannot be used.
+    """
+    return KEYPOINT_SOURCES[name](weights, device)
