@@ -150,19 +150,28 @@ def preset_names(entrants: Sequence[Entrant]) -> list[str]:
 
 
 def own_table(preset: str, entrants: Sequence[Entrant]) -> tuple[list[str], list[list[str]]]:
-    """Our results under one preset: the labels, and for each key a row of its name and each result's value.
+    """Our results under one preset: titles of the columns, and for each key a row of texts.
 
-    A row of the floor follows each Fréchet distance that has one.
+    The reference's own values stand in the last columns, one for each reference that differs; a row of the floor
+    follows each Fréchet distance that has one.
     """
     held = [entrant for entrant in entrants if preset in entrant.result.presets]
     keys = list(dict.fromkeys(key for entrant in held for key in entrant.result.presets[preset]))
+    references: list[tuple[str, dict[str, Entry]]] = []
+    for entrant in held:
+        own = {key: entry for key, entry in entrant.result.presets[preset].items() if key.endswith(_REFERENCE)}
+        if own and all(own != other for _, other in references):
+            references.append((f"reference of {entrant.label}" if references else "reference", own))
     rows = []
     for key in keys:
-        rows.append([key, *(entry_text(entrant.result.presets[preset].get(key)) for entrant in held)])
+        if key.endswith(_REFERENCE) and key.removesuffix(_REFERENCE) in keys:
+            continue
+        values = [entry_text(entrant.result.presets[preset].get(key)) for entrant in held]
+        rows.append([key, *values, *(entry_text(own.get(key + _REFERENCE)) for _, own in references)])
         floors = [entrant.result.floor.get(preset, {}).get(key) for entrant in held]
         if any(floors):
-            rows.append([f"{key}, floor", *(entry_text(floor) for floor in floors)])
-    return [entrant.label for entrant in held], rows
+            rows.append([f"{key}, floor", *map(entry_text, floors), *("" for _ in references)])
+    return [*(entrant.label for entrant in held), *(name for name, _ in references)], rows
 
 
 def reasons_of(preset: str, entrants: Sequence[Entrant]) -> list[str]:
@@ -232,4 +241,5 @@ def distributions(preset: str, entrants: Sequence[Entrant]) -> dict[str, dict[st
                 name = "reference" if not seen else f"reference of {entrant.label}"
                 panels.setdefault(base, {})[name] = values
                 seen.append(values)
-    return panels
+    labels = {entrant.label for entrant in entrants}
+    return {key: dict(sorted(sets.items(), key=lambda entry: entry[0] not in labels)) for key, sets in panels.items()}

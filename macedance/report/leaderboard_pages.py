@@ -29,6 +29,7 @@ _LEAD = (
     "at the same frame rate, and if our reference gives what the paper prints for its ground truth. Each table says "
     "which of our results pass, and every reason why the others do not."
 )
+_MOST_CHARACTERS = 400
 _SYSTEM, _COMPARABLE = "system", "comparable"
 
 
@@ -58,7 +59,7 @@ def _page(folder: Path, found: Found, made: Sequence[Table], command: str) -> Pa
     page = Page(_TITLE, f"{len(found.entrants)} results of ours beside {_count(made)} published rows.")
     page.add_text(_LEAD)
     _add_standing(page, found, made)
-    _add_own(page, found.entrants, folder / "plots")
+    _add_own(page, found.entrants)
     _add_distributions(page, found.entrants, folder / "plots")
     page.add_heading("Published numbers, and ours beside them")
     for table in made:
@@ -119,7 +120,7 @@ def _of(value: object) -> str:
     return "" if value is None else format_cell(value if isinstance(value, str | int | float) else str(value))
 
 
-def _add_own(page: Page, entrants: Sequence[Entrant], plots: Path) -> None:
+def _add_own(page: Page, entrants: Sequence[Entrant]) -> None:
     page.add_heading("Our results")
     for preset in preset_names(entrants):
         page.add_heading(preset, 3)
@@ -130,7 +131,7 @@ def _add_own(page: Page, entrants: Sequence[Entrant], plots: Path) -> None:
             "reference itself are apart.",
         )  # fmt: skip
         for reason in reasons_of(preset, entrants):
-            page.add_text(reason)
+            page.add_text(_shortened(reason))
         differences = paired(preset, entrants)
         if differences:
             page.add_table(
@@ -141,6 +142,11 @@ def _add_own(page: Page, entrants: Sequence[Entrant], plots: Path) -> None:
                 ],
                 "Clips of one name, under the same constants; an interval without 0 is a difference.",
             )
+
+
+def _shortened(text: str) -> str:
+    """Sentences that list clips are cut: the results themselves have them whole."""
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS].rstrip(', ')} … (whole in the result)"
 
 
 def _interval(entry: dict[str, object]) -> str:
@@ -167,9 +173,8 @@ def _add_table(page: Page, table: Table, plots: Path) -> None:
         [(row.name, *row.cells, row.comparable or row.origin) for row in table.rows],
         f"Convention: {section.preset or 'none of the protocol'}. Data: {section.dataset}. Clips: {section.n}.",
     )
-    for row in table.rows:
-        if row.note:
-            page.add_text(f"{row.name}: {row.note}")
+    for note in _notes(table):
+        page.add_text(note)
     page.add_table(
         ("result", _COMPARABLE, "why"),
         [(label, verdict.level, "; ".join(verdict.reasons)) for label, verdict in table.verdicts.items()],
@@ -188,6 +193,15 @@ def _add_table(page: Page, table: Table, plots: Path) -> None:
         )
 
 
+def _notes(table: Table) -> list[str]:
+    """What must be known of rows, each sentence once."""
+    systems: dict[str, list[str]] = {}
+    for row in table.rows:
+        if row.note:
+            systems.setdefault(row.note, []).append(row.name)
+    return [f"{', '.join(names)}: {note}" for note, names in systems.items()]
+
+
 def _checks(table: Table) -> list[tuple[str, str, float, float, str, bool]]:
     return [
         (label, check.key, check.printed, check.ours, f"{check.difference:+.1%}", check.holds)
@@ -202,7 +216,7 @@ def _markdown(found: Found, made: Sequence[Table]) -> str:
     for preset in preset_names(found.entrants):
         labels, rows = own_table(preset, found.entrants)
         lines += [f"## Ours: {preset}", "", *_markdown_table(("metric", *labels), rows)]
-        lines += [*(f"- {reason}" for reason in reasons_of(preset, found.entrants)), ""]
+        lines += [*(f"- {_shortened(reason)}" for reason in reasons_of(preset, found.entrants)), ""]
     lines += ["## Published numbers, and ours beside them", ""]
     for table in made:
         section = table.section
@@ -212,7 +226,7 @@ def _markdown(found: Found, made: Sequence[Table]) -> str:
             for row in table.rows
         ]
         lines += _markdown_table((_SYSTEM, *table.header, _COMPARABLE), rows)
-        lines += [f"- {row.name}: {row.note}" for row in table.rows if row.note]
+        lines += [f"- {note}" for note in _notes(table)]
         lines += [
             f"- {label}: {'' if verdict.level == 'yes' else 'comparable '}{_told(verdict.level)}"
             + (f": {'; '.join(verdict.reasons)}" if verdict.reasons else "")
