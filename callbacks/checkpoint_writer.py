@@ -8,7 +8,7 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -66,6 +66,8 @@ class CheckpointWriter:
         without: Names of parameters that are left out: frozen ones that come from elsewhere.
         base: Where those come from and what they are, for the reader.
         proven: Names of the run's checkpoints that are known to be whole; grows.
+        kept: Names of the run's checkpoints that stay beside those, like any that a link of the folder points to.
+        links: Names of links beside ``last.ckpt`` that are to point to this one.
     """
 
     def __init__(
@@ -76,10 +78,13 @@ class CheckpointWriter:
         without: frozenset[str] = frozenset(),
         base: Mapping[str, Any] | None = None,
         proven: set[str] | None = None,
+        kept: frozenset[str] = frozenset(),
+        links: Sequence[str] = (),
     ) -> None:
         self.trainer, self.module, self.keep_last = trainer, module, keep_last
         self.without, self.base = without, base
         self.proven = set() if proven is None else proven
+        self.kept, self.links = kept, tuple(links)
         self.run_dir = Path(trainer.default_root_dir)
         self.target = self.run_dir / "checkpoints" / checkpoint_name(trainer.global_step)
         self.folder = self.target.with_name(f".{self.target.name}.tmp")
@@ -264,7 +269,8 @@ class CheckpointWriter:
             fsync_folder(path)
         write_manifest(self.folder, manifest)
         put_in_place(self.folder, self.target)
-        link_last(self.target)
+        for name in (LAST_LINK, *self.links):
+            link_checkpoint(self.target, name)
         self.proven.add(self.target.name)
         for old in self._superfluous():
             shutil.rmtree(old, ignore_errors=True)
@@ -273,7 +279,8 @@ class CheckpointWriter:
 
     def _superfluous(self) -> list[Path]:
         """What is beyond the number to keep: the damaged ones before any whole one, then the oldest."""
-        others = [folder for folder in by_age(list_checkpoints(self.run_dir)) if folder != self.target]
+        stays = {self.target.name, *self.kept, *linked_checkpoints(self.target.parent)}
+        others = [folder for folder in by_age(list_checkpoints(self.run_dir)) if folder.name not in stays]
         count = len(others) + 1 - self.keep_last
         if count <= 0:
             return []
@@ -304,15 +311,21 @@ def put_in_place(folder: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def link_last(target: Path) -> None:
-    """Point ``last.ckpt`` beside a checkpoint to it; where the file system has no links, nothing."""
-    link, temporary = target.with_name(LAST_LINK), target.with_name(f".{LAST_LINK}.tmp")
+def link_checkpoint(target: Path, name: str) -> None:
+    """Point a link beside a checkpoint to it, in one move; where the file system has no links, nothing."""
+    link, temporary = target.with_name(name), target.with_name(f".{name}.tmp")
     try:
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(target.name)
         os.replace(temporary, link)
     except OSError:
         temporary.unlink(missing_ok=True)
+
+
+def linked_checkpoints(folder: Path) -> set[str]:
+    """Names of the checkpoints that links of their folder point to, ``last.ckpt`` aside: somebody wants them."""
+    links = [path for path in folder.iterdir() if path.is_symlink() and path.name != LAST_LINK]
+    return {Path(os.readlink(link)).name for link in links if not link.name.startswith(".")}
 
 
 def rank_file(rank: int) -> str:

@@ -75,6 +75,7 @@ class Checkpoints(pl.Callback):
         started_s = time.perf_counter()
         assert isinstance(pl_module, ExpertModule)
         base = self._base
+        keepers = {c.link_name: c.kept_step for c in trainer.callbacks if hasattr(c, "kept_step")}  # type: ignore[attr-defined]
         writer = CheckpointWriter(
             trainer,
             pl_module,
@@ -82,6 +83,8 @@ class Checkpoints(pl.Callback):
             without=base.names_in(pl_module) if base else frozenset(),
             base=base.to_dict() if base else None,
             proven=self._proven,
+            kept=frozenset(checkpoint_name(step) for step in keepers.values() if step is not None),
+            links=[name for name, step in keepers.items() if step == trainer.global_step],
         )
         csv_file = find_callback(trainer, MetricsCsv)
         if csv_file is not None:

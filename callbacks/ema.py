@@ -12,7 +12,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
 from lightning_modules.base import ExpertModule
-from lightning_modules.strategies import ZeroStrategy, whole_on_first_rank
+from lightning_modules.strategies import ZeroStrategy, whole_network
 from macedance.errors import CheckpointError
 from macedance.nn.ema import ExponentialMovingAverage
 from macedance.nn.fragments import Fragment, read_fragments, read_metadata, save_fragments
@@ -81,13 +81,13 @@ class EmaCallback(pl.Callback):
 
     @contextmanager
     def previewing(self, trainer: pl.Trainer, pl_module: ExpertModule) -> Iterator[None]:
-        """Within the context the first rank may sample with the average alone; all ranks enter and leave it."""
+        """Within the context every rank may sample with the average by itself; all ranks enter and leave it."""
         if _zero(trainer) is None or self.average is None:
             yield
             return
         was_shown, self._is_shown = self._is_shown, True
         try:
-            with whole_on_first_rank(trainer, pl_module, self.average.shadow):
+            with whole_network(trainer, pl_module, self.average.shadow):
                 yield
         finally:
             self._is_shown = was_shown
@@ -173,13 +173,13 @@ class EmaCallback(pl.Callback):
 
 @contextmanager
 def preview_network(trainer: pl.Trainer, pl_module: ExpertModule) -> Iterator[None]:
-    """Within the context the first rank may sample alone; all ranks enter and leave it."""
+    """Within the context every rank may sample by itself; all ranks enter and leave it."""
     averages = [c for c in trainer.callbacks if isinstance(c, EmaCallback)]  # type: ignore[attr-defined]
     if averages and averages[0].average is not None:
         with averages[0].previewing(trainer, pl_module):
             yield
     else:
-        with whole_on_first_rank(trainer, pl_module):
+        with whole_network(trainer, pl_module):
             yield
 
 

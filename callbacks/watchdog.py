@@ -22,8 +22,8 @@ from callbacks.previews import Preview
 from macedance.errors import ConfigError
 
 #: What a run can be at, and the least time in seconds that it may stand still there.
-#: `start` lasts to the end of the first batch (compilation, first reads), `protocol` covers dances and videos of the
-#: first rank, for which the others wait in their next step.
+#: `start` lasts to the end of the first batch (compilation, first reads), `protocol` covers dances and videos, which
+#: give a sign of life at every step of sampling, and the waits of ranks that have fewer of them.
 #: All stay below the half hour after which a collective gives up by itself, with an error and no stacks.
 DEFAULT_TIMEOUTS_S: dict[str, float] = {
     "start": 1500.0,
@@ -91,7 +91,7 @@ class Watchdog(pl.Callback):
         self._world_size = 1
         self._keys: list[str] = []
         self._ordinary = "start"
-        self._first_rank_may_dance = False
+        self._ranks_may_dance = False
         self._parent = 0  # the process to let end first, if any
         self._left_before: dict[str, float] = {}
 
@@ -110,8 +110,8 @@ class Watchdog(pl.Callback):
             self._idle_s = 0.0
 
     def limit_s(self, phase: str) -> float:
-        """Seconds that a phase may stand still: its own, and those of previews that the first rank may be busy with."""
-        names = {phase, "protocol"} if self._first_rank_may_dance else {phase}
+        """Seconds that a phase may stand still: its own, and those of previews that other ranks may be busy with."""
+        names = {phase, "protocol"} if self._ranks_may_dance else {phase}
         return max(max(self.timeouts_s[name], self.factor * self.slowest_s.get(name, 0.0)) for name in names)
 
     # ---------------------------------------------------------------- hooks
@@ -134,7 +134,7 @@ class Watchdog(pl.Callback):
     ) -> None:
         """Sign of life; remember whose samples these are."""
         self._keys = sample_keys(batch)
-        # A save or a validation may have been the last thing before; waits for the first rank's previews go on.
+        # A save or a validation may have been the last thing before; waits for other ranks' previews go on.
         self.beat(self._ordinary if self.phase in ("checkpoint", "validation") else None)
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
@@ -144,12 +144,12 @@ class Watchdog(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """A batch is done; what follows may be previews of the first rank, which every rank then waits for."""
+        """A batch is done; what follows may be previews, where a rank of a small share waits for the others."""
         stepped, self._step = trainer.global_step != self._step, trainer.global_step
         previews = [c for c in trainer.callbacks if isinstance(c, Preview)]  # type: ignore[attr-defined]
-        self._first_rank_may_dance = stepped and any(self._step % p.every_n_steps == 0 for p in previews)
+        self._ranks_may_dance = stepped and any(p.is_due(trainer, pl_module) for p in previews)
         self._ordinary = "step"
-        self.beat("protocol" if self._first_rank_may_dance else "step")
+        self.beat("protocol" if self._ranks_may_dance else "step")
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """A validation begins."""
@@ -190,7 +190,7 @@ class Watchdog(pl.Callback):
         if self._thread is not None:
             return
         self._stop.clear()
-        self._ordinary, self._first_rank_may_dance = "start", False
+        self._ordinary, self._ranks_may_dance = "start", False
         self.phase, self._idle_s, self._began_s = "start", 0.0, time.monotonic()
         self._left_before = _files(self._root)
         self._listen_in_workers()

@@ -306,15 +306,20 @@ class MotionDataModule(pl.LightningDataModule):
         """The song's file in the corpus, for the sound of a video; None where the corpus brings none."""
         return self.sources.music_file(song)
 
-    def clips(self, split: str) -> list[Clip]:
-        """Whole clips of `train`, `val` or `test`, in the corpus's order.
+    def clip_numbers(self, split: str) -> list[int]:
+        """Numbers of the clips of `train`, `val` or `test` in the corpus's order, none of which is read.
 
         `max_val_clips` holds for `val`. An absent split gives an empty list (said once).
         """
         samples = self.sources.split(split)
+        return [] if samples is None else list(self._numbers(split, samples))
+
+    def clips(self, split: str, numbers: Sequence[int] | None = None) -> list[Clip]:
+        """Whole clips of a split: those of some `clip_numbers`, or all of them."""
+        samples = self.sources.split(split)
         if samples is None:
             return []
-        return [self._clip(samples, number) for number in self._numbers(split, samples)]
+        return [self._clip(samples, n) for n in (self._numbers(split, samples) if numbers is None else numbers)]
 
     def _clip(self, samples: Samples, number: int) -> Clip:
         sample = samples[number]

@@ -16,6 +16,7 @@ import torch
 import yaml
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from callbacks.best import Best
 from callbacks.checkpoints import Checkpoints
 from callbacks.directory import OwnDirectory
 from callbacks.loss_report import LossReport
@@ -208,6 +209,7 @@ def _callbacks(run: Run, is_trial: bool) -> list[pl.Callback]:
     lock = run.lock
     owner = [] if lock is None else [OwnDirectory(lambda: lock.lost)]
     numerics = _of(asked, NonFinite) or [NonFinite()]
+    best = _of(asked, Best)  # behind what it looks at
     return [
         *watchdog,
         *owner,
@@ -217,7 +219,8 @@ def _callbacks(run: Run, is_trial: bool) -> list[pl.Callback]:
         *files,
         LossReport(),
         TrainingProgress(),
-        *(callback for callback in asked if callback not in (*watchdog, *numerics)),
+        *(callback for callback in asked if callback not in (*watchdog, *numerics, *best)),
+        *best,
         *saving,
         ResumeThroughput(throughput),
     ]

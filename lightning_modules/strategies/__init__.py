@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lightning_modules.strategies.gradients import drop_gradients, gradients_finite, is_step_boundary, strategy_kind
-from lightning_modules.strategies.whole import whole_on_first_rank
+from lightning_modules.strategies.whole import whole_network
 from lightning_modules.strategies.zero import ZeroStrategy
 
 __all__ = [
@@ -12,5 +12,5 @@ __all__ = [
     "gradients_finite",
     "is_step_boundary",
     "strategy_kind",
-    "whole_on_first_rank",
+    "whole_network",
 ]

@@ -25,7 +25,7 @@ from lightning_modules.strategies import (
     gradients_finite,
     is_step_boundary,
     strategy_kind,
-    whole_on_first_rank,
+    whole_network,
 )
 from macedance.errors import CheckpointError, ConfigError, DependencyError
 from macedance.metrics.weighted_mean import WeightedMean
@@ -142,10 +142,10 @@ def test_gradients_are_judged_and_dropped_without_zero() -> None:
     assert module.dropped_step == 5
 
 
-def test_without_zero_the_network_of_the_first_rank_is_its_own() -> None:
+def test_without_zero_the_network_is_its_own() -> None:
     trainer, module = trained(SingleDeviceStrategy("cpu"))
     own = module.network
-    with whole_on_first_rank(trainer, module):
+    with whole_network(trainer, module):
         assert module.network is own
 
 
