@@ -70,7 +70,8 @@ class ClipFeatures(FrozenNetwork):
     def __call__(self, frames: Tensor) -> Tensor:
         """Features, of unit length, of the central square of frames of one size.
 
-        Shorter side to 224, bicubic without antialiasing. The bicubic over- and undershoots are kept, as the published transform on tensors does.
+        Shorter side to 224, bicubic without antialiasing. The over- and undershoots are kept, as the published
+        transform on tensors keeps them.
 
         Args:
             frames: (T, 3, H, W) uint8, or float from 0 to 255, RGB, on any device.
