@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from macedance.errors import DataError
-from macedance.vision.keypoints import KeypointSource, Progress, VideoKeypoints
 from macedance.vision.people import PersonDetector, dancer_boxes
 from macedance.vision.video import Video
 
@@ -46,13 +45,14 @@ class BoxSource(Protocol):
         ...
 
 
-class _Recent(Generic[T]):
+class Recent(Generic[T]):
     """What was found in the last two videos: the one that several metrics look at, and a reference image between."""
 
     def __init__(self) -> None:
         self._found: deque[tuple[Video, T]] = deque(maxlen=2)
 
     def of(self, video: Video, find: Callable[[Video], T]) -> T:
+        """What was found in this video; ``find`` looks if it is none of the two."""
         for kept, found in self._found:
             if kept is video:
                 return found
@@ -69,7 +69,7 @@ class DetectedBoxes:
     """
 
     detector: PersonDetector
-    _recent: _Recent[np.ndarray] = field(default_factory=_Recent, init=False, repr=False)
+    _recent: Recent[np.ndarray] = field(default_factory=Recent, init=False, repr=False)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
@@ -94,56 +94,6 @@ class DetectedBoxes:
 
     def _find(self, video: Video) -> np.ndarray:
         return dancer_boxes([people for chunk in video.chunks() for people in self.detector.detect(chunk)])[0]
-
-
-@dataclass
-class RememberedKeypoints:
-    """A source of keypoints that keeps those of the last videos, and a source of boxes: those around the keypoints.
-
-    A copy of a metric shares it.
-    """
-
-    source: KeypointSource
-    _recent: _Recent[VideoKeypoints] = field(default_factory=_Recent, init=False, repr=False)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
-
-    @property
-    def name(self) -> str:
-        """Name of the source."""
-        return self.source.name
-
-    @property
-    def layout(self) -> str:
-        """Of the source."""
-        return self.source.layout
-
-    @property
-    def weights(self) -> dict[str, str]:
-        """Of the source."""
-        return self.source.weights
-
-    @property
-    def settings(self) -> dict[str, float | int | str]:
-        """Of the source."""
-        return self.source.settings
-
-    def __call__(self, video: Video, progress: Progress | None = None) -> VideoKeypoints:
-        """Keypoints of a video.
-
-        Raises:
-            DataError: The video cannot be decoded.
-        """
-        return self._recent.of(video, lambda shown: self.source(shown, progress))
-
-    def boxes(self, video: Video) -> np.ndarray:
-        """The dancer's box (T, 4) in every frame.
-
-        Raises:
-            DataError: The video cannot be decoded.
-        """
-        return self(video).boxes
 
 
 def boxes_of(source: BoxSource, video: Video) -> np.ndarray:
