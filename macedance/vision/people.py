@@ -12,6 +12,8 @@ import numpy as np
 
 #: Overlap (intersection over union) at which two boxes of neighbouring frames are one person.
 MIN_OVERLAP = 0.3
+#: Overlap above which two boxes of one frame are the same person.
+SAME_PERSON = 0.75
 #: Frames for which a person may be lost and still be found again by overlap.
 MAX_GAP = 15
 #: A track that goes on for the dancer's is at most this many times as tall, or as small.
@@ -19,7 +21,7 @@ SIZE_RATIO = 2.0
 
 
 class PersonDetector(Protocol):
-    """Finds people in pictures."""
+    """Finds people in pictures. Equal ``name`` and ``weights`` find equal people, so that results can be kept."""
 
     @property
     def name(self) -> str:
@@ -43,6 +45,15 @@ def overlap(box: np.ndarray, others: np.ndarray) -> np.ndarray:
     inside = np.clip(high - low, 0, None).prod(axis=1)
     areas = np.clip(others[:, 2:4] - others[:, :2], 0, None).prod(axis=1)
     return inside / np.maximum(areas + np.clip(box[2:4] - box[:2], 0, None).prod() - inside, 1e-12)
+
+
+def without_doubles(people: np.ndarray) -> np.ndarray:
+    """People (n, 5), best first, without those who are nearly where a better one is: detectors see some twice."""
+    kept: list[int] = []
+    for row in range(len(people)):
+        if not (overlap(people[row], people[kept]) > SAME_PERSON).any():
+            kept.append(row)
+    return people[kept]
 
 
 def dancer_boxes(detections: Sequence[np.ndarray], *, max_gap: int = MAX_GAP) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,25 @@
+"""Loading a transformers image processor from a folder: the one without torchvision, and only if its settings are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from macedance.errors import CheckpointError
+
+_FILE = "preprocessor_config.json"
+
+
+def processor_of(processor_class: Any, folder: Path) -> Any:
+    """``processor_class.from_pretrained`` of a local folder, with every message as one error.
+
+    Raises:
+        CheckpointError: No preprocessor_config.json, or one that the processor does not take.
+    """
+    if not (folder / _FILE).is_file():
+        raise CheckpointError(f"lacks {_FILE}", where=folder, expected="a model's folder as the hub has it")
+    try:
+        return processor_class.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # transformers raises whatever the reader below it does
+        told = str(error).strip().splitlines() or [type(error).__name__]
+        raise CheckpointError(f"the settings cannot be read: {told[0]}", where=folder / _FILE) from error
