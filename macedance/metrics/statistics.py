@@ -73,7 +73,7 @@ def paired_difference(
     entry: Entry = {"value": float(present.mean()) if present.size else None, "n": int(present.size)}
     if present.size < difference.size or not difference.size:
         entry |= {"left_out": int(difference.size - present.size), "reason": "no value in one of the two"}
-    interval = bootstrap_mean(present, resamples=resamples, seed=seed)
+    interval = bootstrap_mean(present, resamples=resamples, seed=seed) if resamples else None
     return entry if interval is None else entry | {"ci95": list(interval)}
 
 

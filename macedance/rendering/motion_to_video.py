@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import closing
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
@@ -47,10 +47,12 @@ class MotionRenderer(Protocol):
     Attributes:
         fps: Frames per second of the videos; a motion of another rate is resampled.
         weights: Model -> sha256 of its weights; empty where no network draws.
+        settings: What else its videos depend on, as JSON would hold it.
     """
 
     fps: float
     weights: dict[str, str]
+    settings: dict[str, Any]
 
     def reference_image(self, motion: Danced) -> np.ndarray:
         """A picture (H, W, 3) uint8 of the person who dances a motion, used where the user gives none."""
@@ -115,6 +117,7 @@ class MeshDancer:
         self.width, self.height, self.fps = width, height, checked_fps(fps)
         self.camera: Camera = camera
         self.weights: dict[str, str] = {}
+        self.settings: dict[str, Any] = {"size": [width, height], "camera": camera, "samples": samples}
         self._backend, self._samples, self._stage = backend, samples, stage or Stage()
 
     def reference_image(self, motion: Danced) -> np.ndarray:
@@ -123,7 +126,7 @@ class MeshDancer:
         Raises:
             DataError: As ``render``.
         """
-        first = JointClip(_joints(motion)[:1], self.fps, motion.genre) if isinstance(motion, JointClip) else motion
+        first = JointClip(joints_of(motion)[:1], self.fps, motion.genre) if isinstance(motion, JointClip) else motion
         first = first.slice(0, 1) if isinstance(first, Motion) else first
         with closing(self._frames(first, MannequinBody(outfit_for(motion.genre)))) as frames:
             return next(frames)
@@ -204,7 +207,8 @@ def at_rate(motion: Danced, fps: float) -> Danced:
     return JointClip(joints, fps, motion.genre, motion.music_beats_s, motion.name, motion.song)
 
 
-def _joints(motion: Danced) -> np.ndarray:
+def joints_of(motion: Danced) -> np.ndarray:
+    """Joint positions (T, 24, 3), metres: the rotations' own, as they are drawn, or those that are given."""
     return motion.joint_positions() if isinstance(motion, Motion) else motion.joints
 
 
