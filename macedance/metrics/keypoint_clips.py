@@ -117,46 +117,54 @@ def keypoints_of_folder(
         source: What finds them.
         cache: See keypoints_of_video.
         leave_out_bad: Leave videos that cannot be used out, with the reason, instead of refusing the folder.
-        only: Names of the videos to look at; None: all.
+        only: Stems of the videos to judge; None: all.
         progress: Called with numbers of frames.
 
     Raises:
         DataError: No video, videos that cannot be used (all are listed with their reasons), two files of one stem, or
             different frame rates (all are listed).
     """
-    videos = read_videos(folder, leave_out_bad=leave_out_bad)
-    chosen = [video for video in videos.videos if only is None or video.name in only]
-    _refuse_mixed_rates(chosen, videos.path)
+    opened = read_videos(folder, leave_out_bad=True)
+    bad = {name: why for name, why in opened.left_out.items() if only is None or Path(name).stem in only}
+    videos = [video for video in opened.videos if only is None or video.name in only]
+    if not videos:
+        raise DataError(f"none of {len(opened.videos)} videos is asked for", where=opened.path)
+    if bad and not leave_out_bad:
+        # What will be refused is refused before hours of work; short or empty dances show up in the work itself.
+        raise _refusal(bad, len(videos) + len(bad), opened.path)
+    _refuse_mixed_rates(videos, opened.path)
     found: list[VideoKeypoints] = []
     clips: list[Clip] = []
-    bad: dict[str, str] = {}
-    for video in chosen:
+    for video in videos:
         try:
             one = keypoints_of_video(video, source, cache=cache, progress=progress)
             clips.append(_usable(one))
             found.append(one)
         except DataError as error:
-            bad[video.path.name if video.path else video.name] = (
-                f"{error.what}; expected {error.expected}" if error.expected else error.what
-            )
+            name = video.path.name if video.path else video.name
+            bad[name] = f"{error.what}; expected {error.expected}" if error.expected else error.what
     if bad and not (leave_out_bad and clips):
-        listed = "; ".join(f"{name} ({why})" for name, why in bad.items())
-        raise DataError(
-            f"{len(bad)} of {len(chosen)} videos cannot be used: {listed}",
-            where=videos.path,
-            fix="mend or remove them, or ask for them to be left out",
-        )
+        raise _refusal(bad, len(clips) + len(bad), opened.path)
     sizes = {(one.width, one.height) for one in found}
     return KeypointFolder(
-        videos.path,
+        opened.path,
         clips,
-        videos.left_out | bad,
-        videos.ignored,
+        bad,
+        opened.ignored,
         found,
         source.name,
         dict(source.weights),
         keypoint_notes(found),
         next(iter(sizes)) if len(sizes) == 1 else None,
+    )
+
+
+def _refusal(bad: dict[str, str], total: int, folder: Path) -> DataError:
+    listed = "; ".join(f"{name} ({why})" for name, why in sorted(bad.items()))
+    return DataError(
+        f"{len(bad)} of {total} videos cannot be used: {listed}",
+        where=folder,
+        fix="mend or remove them, or ask for them to be left out",
     )
 
 
