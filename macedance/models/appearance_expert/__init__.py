@@ -1,0 +1,1 @@
+"""The Appearance Expert: motion and one picture of a person -> video (MACE-Dance, over Wan-Animate)."""

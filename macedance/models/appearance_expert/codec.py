@@ -1,0 +1,72 @@
+"""Pixels to standardised latents and back, through a frozen video autoencoder.
+
+Shapes: B clips, C channels, T frames or latent frames, H, W rows and columns; pixels in [-1, 1].
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from macedance.models.appearance_expert.geometry import LatentGeometry
+
+
+class LatentCodec(nn.Module):
+    """An AutoencoderKLWan with its latents brought to zero mean and unit variance by its configuration.
+
+    Args:
+        vae: The autoencoder; frozen here and kept in ``eval``.
+        patch: Of the transformer, for the geometry.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, vae: Any, patch: int = 2) -> None:
+        super().__init__()
+        self.vae = vae.eval().requires_grad_(False)
+        self.geometry = LatentGeometry.of(vae.config, patch)
+        for name, values in (("mean", vae.config["latents_mean"]), ("std", vae.config["latents_std"])):
+            values = torch.tensor(list(values)[: self.geometry.channels], dtype=torch.float32)
+            self.register_buffer(name, values.view(1, -1, 1, 1, 1), persistent=False)
+
+    def train(self, mode: bool = True) -> LatentCodec:
+        """Stays in ``eval``: a frozen autoencoder has no training mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def encode(self, pixels_BCTHW: Tensor) -> Tensor:
+        """Standardised latents (B, z, t, h, w), the mode of the posterior, float32.
+
+        Raises:
+            ConfigError: Pixels or frames that do not come out even.
+        """
+        self.geometry.check(*pixels_BCTHW.shape[2:])
+        parameter = next(self.vae.parameters())
+        latents: Tensor = self.vae.encode(pixels_BCTHW.to(parameter.device, parameter.dtype)).latent_dist.mode()
+        return self.standardised(latents.float())
+
+    def blank(self, batch: int, frames: int, height: int, width: int) -> Tensor:
+        """Latents of a clip of which nothing is known: every pixel 0, as Wan-Animate marks it."""
+        parameter = next(self.vae.parameters())
+        return self.encode(torch.zeros(1, 3, frames, height, width, device=parameter.device)).expand(
+            batch, -1, -1, -1, -1
+        )
+
+    @torch.no_grad()
+    def decode(self, latents_BCTHW: Tensor) -> Tensor:
+        """Pixels (B, 3, T, H, W) in [-1, 1], float32."""
+        parameter = next(self.vae.parameters())
+        raw = self.raw(latents_BCTHW.float())
+        decoded: Tensor = self.vae.decode(raw.to(parameter.device, parameter.dtype), return_dict=False)[0]
+        return decoded.float()
+
+    def standardised(self, latents: Tensor) -> Tensor:
+        """Zero mean and unit variance from the autoencoder's own latents."""
+        return (latents - self.mean.to(latents.device)) / self.std.to(latents.device)
+
+    def raw(self, latents: Tensor) -> Tensor:
+        """Undo ``standardised``."""
+        return latents * self.std.to(latents.device) + self.mean.to(latents.device)

@@ -1,0 +1,160 @@
+"""The Appearance Expert's network: Wan-Animate's transformer at any size, predicting the velocity of noisy latents.
+
+Shapes: B clips, z latent channels, t latent frames of the clip, h, w latent rows and columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from macedance.diffusion.flow_matching import TIMESTEPS
+from macedance.errors import CheckpointError, ConfigError
+from macedance.models.appearance_expert.conditions import MASK_CHANNELS, Conditions, transformer_input
+from macedance.models.appearance_expert.geometry import LatentGeometry
+
+#: Precision of the weights in memory.
+Precision = Literal["float32", "bfloat16"]
+#: What MACE-Dance fine-tunes first and calls the Body Adapter: where the pose latents enter.
+BODY_ADAPTER = ("transformer.pose_patch_embedding.*",)
+#: The published alternative: everything that Wan-Animate added to Wan.
+ANIMATE_ADAPTER = (
+    "transformer.pose_patch_embedding.*", "transformer.motion_encoder.*", "transformer.face_encoder.*",
+    "transformer.face_adapter.*",
+)  # fmt: skip
+#: Linear layers of the blocks that the aesthetic stage adapts: q, k, v, o and the feed-forward pair. A list of names
+#: would also hit the face adapter.
+LORA_TARGETS = (
+    r"transformer\.blocks\.\d+\.(attn1|attn2)\.(to_q|to_k|to_v|to_out\.0)"
+    r"|transformer\.blocks\.\d+\.ffn\.net\.(0\.proj|2)"
+)
+
+
+class AppearanceExpert(nn.Module):
+    """WanAnimateTransformer3DModel of diffusers with the conditions of Wan-Animate.
+
+    Args:
+        transformer: Its constructor arguments; the released model's stand in ``configs/experiments``.
+        vae: Of the autoencoder whose latents it reads: ``z_dim``, ``scale_factor_spatial``, ``scale_factor_temporal``.
+        weights: A folder in diffusers' layout (the model's, or its ``transformer``) or a hub id to take the weights
+            from; None: by the seed. A folder is never looked for on a hub.
+        precision: Of the weights in memory. The norms and embeddings that diffusers keeps in float32 stay in it.
+
+    Raises:
+        ConfigError: Arguments that do not fit one another.
+        CheckpointError: Weights that are missing or of another architecture.
+    """
+
+    transformer: Any
+
+    def __init__(
+        self,
+        transformer: dict[str, Any],
+        vae: dict[str, Any],
+        weights: str | None = None,
+        precision: Precision = "float32",
+    ) -> None:
+        from diffusers import WanAnimateTransformer3DModel
+
+        super().__init__()
+        arguments = _checked(transformer, vae)
+        self.transformer_config, self.vae_config = dict(transformer), dict(vae)
+        self.geometry = LatentGeometry.of(vae, arguments["patch_size"][-1])
+        if weights is None:
+            self.transformer = WanAnimateTransformer3DModel(**arguments)
+            if precision == "bfloat16":
+                self.transformer = self.transformer.to(torch.bfloat16)
+        else:
+            self.transformer = _loaded(weights, arguments, precision)
+
+    @property
+    def face_size(self) -> int:
+        """Pixels of one side of the face video."""
+        return int(self.transformer.config["motion_encoder_size"])
+
+    def forward(self, noisy_BCTHW: Tensor, sigma_B: Tensor, conditions: Conditions) -> Tensor:
+        """The velocity (B, z, 1 + t, h, w); the reference's frame comes first and is not part of the clip.
+
+        Args:
+            noisy_BCTHW: Noisy latents (B, z, 1 + t, h, w).
+            sigma_B: Noise levels in [0, 1].
+            conditions: On the same device.
+        """
+        dtype = self.transformer.patch_embedding.weight.dtype
+        told = conditions.to(noisy_BCTHW.device, dtype)
+        predicted: Tensor = self.transformer(
+            hidden_states=transformer_input(noisy_BCTHW.to(dtype), told, self.geometry),
+            timestep=sigma_B * TIMESTEPS,
+            encoder_hidden_states=told.text,
+            encoder_hidden_states_image=told.image,
+            pose_hidden_states=told.pose,
+            face_pixel_values=told.face,
+            return_dict=False,
+        )[0]
+        return predicted
+
+
+def _checked(transformer: Mapping[str, Any], vae: Mapping[str, Any]) -> dict[str, Any]:
+    """The transformer's arguments, tuples where diffusers wants them."""
+    arguments: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in transformer.items()
+    }
+    arguments.setdefault("patch_size", (1, 2, 2))
+    channels = LatentGeometry.of(vae).channels
+    expected = {"latent_channels": channels, "in_channels": 2 * channels + MASK_CHANNELS, "out_channels": channels}
+    for key, value in expected.items():
+        if arguments.setdefault(key, value) != value:
+            raise ConfigError(
+                f"{key} is {arguments[key]}, the autoencoder has {channels} channels",
+                where=f"transformer.{key}",
+                expected=str(value),
+            )
+    layers, every = int(arguments.get("num_layers", 40)), int(arguments.get("inject_face_latents_blocks", 5))
+    if layers % every:
+        raise ConfigError(
+            f"{layers} layers do not divide by inject_face_latents_blocks {every}",
+            where="transformer.num_layers",
+            expected=f"a multiple of {every}",
+        )
+    return arguments
+
+
+def _loaded(weights: str, arguments: Mapping[str, Any], precision: Precision) -> Any:
+    """The pretrained transformer, if it is the one that the arguments describe."""
+    from diffusers import WanAnimateTransformer3DModel
+
+    folder = Path(weights).expanduser()
+    local = folder.is_dir()
+    if not local and (folder.is_absolute() or weights.startswith(".") or weights.count("/") != 1):
+        raise CheckpointError("no such folder", where=weights, expected="a model folder, or a hub id owner/name")
+    # A folder is a whole model with a `transformer` inside, or that folder itself.
+    inner = "transformer" if not local or (folder / "transformer").is_dir() else None
+    try:
+        model = WanAnimateTransformer3DModel.from_pretrained(
+            str(folder) if local else weights,
+            subfolder=inner,
+            torch_dtype=getattr(torch, precision),
+            local_files_only=local,
+            use_safetensors=True,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        told = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"the transformer cannot be loaded ({told})", where=weights) from error
+    config = dict(model.config)
+    other = {
+        key: config.get(key)
+        for key, value in arguments.items()
+        if key in config and _plain(config[key]) != _plain(value)
+    }
+    if other:
+        listed = ", ".join(f"{key} {value}, not {arguments[key]}" for key, value in other.items())
+        raise CheckpointError(f"the weights are of another architecture: {listed}", where=weights)
+    return model
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, (list, tuple)) else value
