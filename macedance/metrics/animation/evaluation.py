@@ -1,0 +1,214 @@
+"""One evaluation of generated videos against true ones, in the schema that every evaluation is written in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from macedance.errors import ConfigError, DataError
+from macedance.metrics.animation.bundle import PAIR_KEYS, UNPAIRED, AnimationMetrics
+from macedance.metrics.animation.windows import frame_count
+from macedance.metrics.protocol_result import PerClip, ProtocolResult
+from macedance.metrics.statistics import Entry
+from macedance.vision.video import Video, match_videos, same_format
+
+SETS = ("generated", "reference")
+#: Called with (videos or pairs done, in all).
+Progress = Callable[[int, int], None]
+
+
+def evaluate_animation(
+    generated: Sequence[Video],
+    reference: Sequence[Video],
+    metrics: AnimationMetrics,
+    *,
+    paired: bool = True,
+    cut_to_shorter: bool = False,
+    left_out: Mapping[str, Mapping[str, str]] | None = None,
+    progress: Progress | None = None,
+) -> ProtocolResult:
+    """Judge generated videos by true ones.
+
+    Args:
+        generated: Videos of one frame rate, and of one size for the metrics of pairs.
+        reference: The true videos; of the same names where ``paired``.
+        metrics: What to measure; forgets what it saw before.
+        paired: Compare each video with the true one of its name. False: the two sets only, by FVD and KVD; sizes may
+            then differ.
+        cut_to_shorter: Of a pair of different lengths the common first frames count, which is noted; otherwise such
+            pairs are refused.
+        left_out: ``generated`` and ``reference`` -> file name -> why it was left out before, for the record.
+        progress: Called with (pairs or videos done, in all).
+
+    Returns:
+        Presets with ``fvd fvd_inf kvd ssim psnr lpips``, floors of ``fvd`` and ``kvd``, values of each clip.
+
+    Raises:
+        DataError: An empty set; names, lengths, frame rates or sizes that do not fit together (all are listed); a video
+            that cannot be decoded.
+        ConfigError: Sets without pairs and without a network for FVD.
+    """
+    if not generated or not reference:
+        raise DataError(
+            f"{len(generated)} generated and {len(reference)} reference videos", expected="at least one of each"
+        )
+    metrics.reset()
+    notes = _format_notes(generated, reference, resized=metrics.size is not None or not paired)
+    if paired:
+        pairs = match_videos(generated, reference)
+        frames = [(frame_count(x), frame_count(y)) for x, y in pairs]
+        notes += _length_notes(pairs, frames, cut_to_shorter)
+        for clip, ((x, y), counts) in enumerate(zip(pairs, frames, strict=True)):
+            metrics.update_pair(x, y, clip, num_frames=min(counts))
+            _tell(progress, clip + 1, len(pairs))
+        names: dict[str, list[str]] = {which: [pair[0].name for pair in pairs] for which in SETS}
+    else:
+        if not metrics.sets:
+            raise ConfigError(
+                f"nothing can be measured without pairs: {metrics.judges.absent.get('fvd', 'no network of FVD')}"
+            )
+        clips = [*((video, False) for video in generated), *((video, True) for video in reference)]
+        for done, (video, real) in enumerate(clips):
+            # Of different clips, in the two sets too: numbers that no other video has.
+            metrics.update_video(video, done, real=real)
+            _tell(progress, done + 1, len(clips))
+        names = {"generated": [v.name for v in generated], "reference": [v.name for v in reference]}
+    return _result(generated, reference, metrics, names, paired, cut_to_shorter, notes, left_out or {})
+
+
+def _result(
+    generated: Sequence[Video],
+    reference: Sequence[Video],
+    metrics: AnimationMetrics,
+    names: Mapping[str, Sequence[str]],
+    paired: bool,
+    cut_to_shorter: bool,
+    notes: list[str],
+    left_out: Mapping[str, Mapping[str, str]],
+) -> ProtocolResult:
+    presets = metrics.compute()
+    floors: dict[str, dict[str, Entry]] = {}
+    for name, entries in presets.items():
+        if not paired:
+            entries |= {key: {"value": None, "n": 0, "reason": UNPAIRED} for key in PAIR_KEYS}
+        floors[name] = {key: entry.pop("floor") for key, entry in entries.items() if "floor" in entry}
+    per_clip: PerClip = {}
+    if paired:
+        values = {
+            key: {names["generated"][clip]: value for clip, value in clips.items()}
+            for key, clips in metrics.per_clip().items()
+        }
+        per_clip = {preset.name: values for preset in metrics.presets}
+    notes = [*notes, *_short_notes(metrics, names, paired)]
+    return ProtocolResult(
+        presets=presets,
+        floor=floors,
+        inputs=_described(generated, reference)
+        | {
+            "settings": _settings(metrics, paired, cut_to_shorter),
+            "left_out": {which: dict(left_out.get(which, {})) for which in SETS},
+            "notes": {preset.name: notes for preset in metrics.presets},
+        },
+        conventions={preset.name: asdict(preset) | {"windows": asdict(metrics.sampling)} for preset in metrics.presets},
+        weights=metrics.weights,
+        per_clip=per_clip,
+    )
+
+
+def _settings(metrics: AnimationMetrics, paired: bool, cut_to_shorter: bool) -> dict[str, Any]:
+    settings: dict[str, Any] = {"paired": paired}
+    if paired:
+        settings["cut_to_shorter"] = cut_to_shorter
+        settings["size"] = None if metrics.size is None else list(metrics.size)
+        for metric in metrics.pairs:
+            settings |= {name: value for name, value in metric.settings.items() if name != "aggregate"}
+    windows = metrics.sampling
+    rate = "every frame" if windows.fps is None else f"{windows.fps:g} fps"
+    settings["windows"] = f"{windows.per_clip} a clip, {windows.frames} frames, {rate}"
+    return settings | asdict(metrics.reporting)
+
+
+def _described(generated: Sequence[Video], reference: Sequence[Video]) -> dict[str, Any]:
+    sets = dict(zip(SETS, (generated, reference), strict=True))
+    sizes = {which: sorted({(v.width, v.height) for v in videos}) for which, videos in sets.items()}
+    one = sizes["generated"] == sizes["reference"] and len(sizes["generated"]) == 1
+    return {
+        "kind": "animation",
+        "fps": {which: sorted({round(v.fps, 3) for v in videos}) for which, videos in sets.items()},
+        "resolution": list(sizes["generated"][0])
+        if one
+        else {which: [list(s) for s in of] for which, of in sizes.items()},
+        "seconds_per_clip": {which: _seconds(videos) for which, videos in sets.items()},
+        "clips": {which: len(videos) for which, videos in sets.items()},
+        "unmatched": {
+            which: sorted({v.name for v in videos} - {v.name for v in sets[SETS[1 - SETS.index(which)]]})
+            for which, videos in sets.items()
+        },
+    }
+
+
+def _seconds(videos: Sequence[Video]) -> dict[str, float] | None:
+    seconds = np.array([video.num_frames / video.fps for video in videos if video.num_frames is not None])
+    if not len(seconds):
+        return None
+    return {name: round(float(f(seconds)), 3) for name, f in (("min", np.min), ("median", np.median), ("max", np.max))}
+
+
+def _format_notes(generated: Sequence[Video], reference: Sequence[Video], *, resized: bool) -> list[str]:
+    """Refuses different frame rates, and different sizes unless the videos are resized, which is then noted."""
+    videos = [*generated, *reference]
+    if not resized:
+        same_format(videos)
+        return []
+    rates: dict[float, list[str]] = {}
+    for which, of in zip(SETS, (generated, reference), strict=True):
+        for video in of:
+            rates.setdefault(round(video.fps, 3), []).append(f"{which} {video.name}")
+    if len(rates) > 1:
+        listed = "; ".join(f"{fps:g} fps: {', '.join(names)}" for fps, names in sorted(rates.items()))
+        raise DataError(
+            f"videos of {len(rates)} frame rates: {listed}", expected="one", fix="bring them to one, as by ffmpeg -r"
+        )
+    sizes = {(v.width, v.height) for v in videos}
+    if len(sizes) == 1:
+        return []
+    listed = ", ".join(f"{width} x {height}" for width, height in sorted(sizes))
+    return [f"the videos have {len(sizes)} sizes: {listed}"]
+
+
+def _length_notes(pairs: Sequence[tuple[Video, Video]], frames: Sequence[tuple[int, int]], cut: bool) -> list[str]:
+    differ = [f"{x.name} ({a} and {b})" for (x, _), (a, b) in zip(pairs, frames, strict=True) if a != b]
+    if not differ:
+        return []
+    if not cut:
+        raise DataError(
+            f"{len(differ)} of {len(pairs)} pairs differ in length, in frames of the generated and the true video: "
+            f"{', '.join(differ)}",
+            expected="both of one length, or frames that do not belong together would be compared",
+            fix="cut them alike, or ask for the common first frames",
+        )
+    return [
+        f"{len(differ)} of {len(pairs)} pairs differ in length, in frames of the generated and the true video, and were "
+        f"cut to the shorter: {', '.join(differ)}"
+    ]
+
+
+def _short_notes(metrics: AnimationMetrics, names: Mapping[str, Sequence[str]], paired: bool) -> list[str]:
+    notes = []
+    for real, which in enumerate(SETS):
+        first = 0 if paired or not real else len(names["generated"])
+        short = [names[which][clip - first] for clip in metrics.too_short(real=bool(real))]
+        if short:
+            notes.append(
+                f"{len(short)} of {len(names[which])} {which} videos are shorter than a window and not part of FVD and "
+                f"KVD: {', '.join(short)}"
+            )
+    return notes
+
+
+def _tell(progress: Progress | None, done: int, total: int) -> None:
+    if progress is not None:
+        progress(done, total)
