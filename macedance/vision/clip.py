@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from macedance.errors import CheckpointError
-from macedance.vision.frozen import FrozenNetwork, judging
+from macedance.vision.frozen import FrozenNetwork, in_batches, judging
 from macedance.vision.resize import center_crop, normalize, resize_shorter_side
 from macedance.vision.transformers_folder import load_whole, read_config
 from macedance.vision.weights import fingerprint
@@ -81,7 +81,7 @@ class ClipFeatures(FrozenNetwork):
         """
         out = []
         with judging(self.device):
-            for batch in frames.split(BATCH):
+            for batch in in_batches(frames, BATCH):
                 pixels = center_crop(resize_shorter_side(batch.to(self.device), self.size, "bicubic"), self.size)
                 out.append(F.normalize(self.encode(normalize(pixels, CLIP_MEAN, CLIP_STD)), dim=-1))
             return torch.cat(out) if out else torch.zeros(0, self.dims, device=self.device)

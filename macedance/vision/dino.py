@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from macedance.errors import CheckpointError
-from macedance.vision.frozen import FrozenNetwork, judging
+from macedance.vision.frozen import FrozenNetwork, in_batches, judging
 from macedance.vision.resize import normalize, resize_shorter_side
 from macedance.vision.transformers_folder import load_whole, read_config
 from macedance.vision.weights import fingerprint
@@ -76,7 +76,7 @@ class DinoFeatures(FrozenNetwork):
         """
         out = []
         with judging(self.device):
-            for batch in frames.split(BATCH):
+            for batch in in_batches(frames, BATCH):
                 pixels = resize_shorter_side(batch.to(self.device), SHORTER_SIDE, "bilinear")
                 out.append(F.normalize(self.encode(normalize(pixels, IMAGENET_MEAN, IMAGENET_STD)), dim=-1))
             return torch.cat(out) if out else torch.zeros(0, self.dims, device=self.device)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -46,6 +46,11 @@ class FrozenNetwork:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name}, sha256 {self.fingerprint[:12]})"
+
+
+def in_batches(frames: Tensor, size: int) -> Sequence[Tensor]:
+    """Frames (T, ...) in portions of ``size``; of no frames there is no portion."""
+    return frames.split(size) if len(frames) else ()
 
 
 @contextmanager

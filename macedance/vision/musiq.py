@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from macedance.vision.aesthetic import only_file
-from macedance.vision.frozen import FrozenNetwork, judging
+from macedance.vision.frozen import FrozenNetwork, in_batches, judging
 from macedance.vision.musiq_patches import GRID, LONGER_SIDES, PATCH, PatchSequence, multiscale_patches, same_padding
 from macedance.vision.tensors_file import load_exactly, read_tensors
 from macedance.vision.weights import fingerprint
@@ -207,7 +207,7 @@ class Musiq(FrozenNetwork):
         """
         out = []
         with judging(self.device):
-            for batch in pictures.split(BATCH):
+            for batch in in_batches(pictures, BATCH):
                 values = (batch.to(self.device, torch.float32) / 255.0 - 0.5) * 2.0
                 out.append(self.module(multiscale_patches(values)))
             return torch.cat(out) if out else torch.zeros(0, device=self.device)
