@@ -102,6 +102,7 @@ def _result(
             for key, clips in metrics.per_clip().items()
         }
         per_clip = {preset.name: values for preset in metrics.presets}
+        notes = [*notes, *_undefined_notes(values)]
     notes = [*notes, *_short_notes(metrics, names, paired)]
     return ProtocolResult(
         presets=presets,
@@ -183,17 +184,14 @@ def _length_notes(pairs: Sequence[tuple[Video, Video]], frames: Sequence[tuple[i
     differ = [f"{x.name} ({a} and {b})" for (x, _), (a, b) in zip(pairs, frames, strict=True) if a != b]
     if not differ:
         return []
+    listed = f"{len(differ)} of {len(pairs)} pairs differ in length (frames, generated and true): {', '.join(differ)}"
     if not cut:
         raise DataError(
-            f"{len(differ)} of {len(pairs)} pairs differ in length, in frames of the generated and the true video: "
-            f"{', '.join(differ)}",
+            listed,
             expected="both of one length, or frames that do not belong together would be compared",
             fix="cut them alike, or ask for the common first frames",
         )
-    return [
-        f"{len(differ)} of {len(pairs)} pairs differ in length, in frames of the generated and the true video, and were "
-        f"cut to the shorter: {', '.join(differ)}"
-    ]
+    return [f"{listed}; each was cut to the shorter of both"]
 
 
 def _short_notes(metrics: AnimationMetrics, names: Mapping[str, Sequence[str]], paired: bool) -> list[str]:
@@ -207,6 +205,16 @@ def _short_notes(metrics: AnimationMetrics, names: Mapping[str, Sequence[str]], 
                 f"KVD: {', '.join(short)}"
             )
     return notes
+
+
+def _undefined_notes(values: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Clips that have no frame to compare, each set of them once."""
+    without: dict[tuple[str, ...], list[str]] = {}
+    for key, clips in values.items():
+        undefined = tuple(name for name, value in clips.items() if np.isnan(value))
+        if undefined:
+            without.setdefault(undefined, []).append(key)
+    return [f"no {', '.join(keys)} of {len(names)} clips: {', '.join(names)}" for names, keys in without.items()]
 
 
 def _tell(progress: Progress | None, done: int, total: int) -> None:
