@@ -17,9 +17,21 @@ def _blazepose(weights: str | None, device: str | None) -> KeypointSource:
     return BlazePoseKeypoints.from_folder(locate("blazepose", weights))
 
 
+def _vitpose(weights: str | None, device: str | None) -> KeypointSource:
+    from launch.generate import pick_device
+    from macedance.vision.rtdetr import RTDetrPeople
+    from macedance.vision.vitpose import ViTPoseKeypoints
+    from macedance.vision.weights import locate
+
+    where = pick_device(device)
+    folders = [locate(name, weights) for name in ("rtdetr_r50", "vitpose_base")]
+    people = RTDetrPeople.from_folder(folders[0], device=where)
+    return ViTPoseKeypoints.from_folder(folders[1], people, device=where)
+
+
 #: Name -> makes the source, given the root of the weights (None: the usual one) and the device (None: a GPU if any).
 KEYPOINT_SOURCES: Mapping[str, Callable[[str | None, str | None], KeypointSource]] = MappingProxyType(
-    {"blazepose": _blazepose}
+    {"blazepose": _blazepose, "vitpose": _vitpose}
 )
 
 

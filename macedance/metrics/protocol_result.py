@@ -153,7 +153,9 @@ def read_protocol(path: str | Path) -> ProtocolResult:
         name: content.get(name, {}) for name in ("presets", "floor", "inputs", "conventions", "weights", "per_clip")
     }
     wrong = [name for name, part in parts.items() if not isinstance(part, dict)]
-    wrong += [where for where, entry in _entries(parts["presets"]) if not _is_entry(entry)] if not wrong else []
+    if not wrong:
+        wrong = [where for where, entry in _leaves(parts["presets"], "presets") if not _is_entry(entry)]
+        wrong += [where for where, values in _leaves(parts["per_clip"], "per_clip") if not _are_numbers(values)]
     if wrong:
         raise DataError(f"damaged result: {', '.join(wrong)}", where=path, expected="what `macedance evaluate` writes")
     parts["per_clip"] = {
@@ -170,18 +172,26 @@ def _text(content: Any) -> str:
     return json.dumps(content, allow_nan=False, ensure_ascii=False)
 
 
-def _entries(presets: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _leaves(presets: Mapping[str, Any], name: str) -> Iterator[tuple[str, Any]]:
+    """What each key of each preset holds, with its place; None for a preset that holds no keys."""
     for preset, keys in presets.items():
         if not isinstance(keys, dict):
-            yield preset, None
+            yield f"{name}.{preset}", None
             continue
-        for key, entry in keys.items():
-            yield f"{preset}.{key}", entry
+        for key, content in keys.items():
+            yield f"{name}.{preset}.{key}", content
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 def _is_entry(entry: Any) -> bool:
-    value = entry.get("value", "missing") if isinstance(entry, dict) else "missing"
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+    return isinstance(entry, dict) and _is_number(entry.get("value", "missing"))
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, dict) and all(map(_is_number, values.values()))
 
 
 def _merged(ours: Mapping[str, Any], theirs: Mapping[str, Any], where: str, clashes: list[str]) -> dict[str, Any]:

@@ -14,7 +14,14 @@ from synthetic import random_clips, random_keypoint_clips
 
 from macedance.errors import ConfigError, DataError
 from macedance.metrics.presets import BAILANDO_AIST, CLEAN_KEYPOINTS, MACE2D, MEGADANCE
-from macedance.metrics.protocol import ProtocolResult, evaluate_protocol, preset_notes, write_protocol
+from macedance.metrics.protocol import (
+    ProtocolResult,
+    clip_labels,
+    evaluate_protocol,
+    preset_notes,
+    read_protocol,
+    write_protocol,
+)
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "motion_protocol.json"
 
@@ -141,3 +148,115 @@ def test_impossible_requests_are_refused() -> None:
         evaluate_protocol(clips, clips, presets=("nice",))
     with pytest.raises(DataError, match="cannot read keypoints"):
         evaluate_protocol(clips, random_keypoint_clips(2))
+
+
+def test_a_result_comes_back_from_its_file(tmp_path: Path) -> None:
+    result = small_result()
+    write_protocol(tmp_path / "r.json", result)
+    again = read_protocol(tmp_path / "r.json")
+    assert again.hash == result.hash
+    assert again.presets == result.presets
+    assert again.inputs == result.inputs
+    first, second = (one.per_clip["clean"]["bas"] for one in (result, again))
+    np.testing.assert_array_equal(list(first.values()), list(second.values()))
+    assert np.isnan(second["stranger"])
+    assert '"stranger": null' in (tmp_path / "r.json").read_text(encoding="utf-8")
+
+
+def test_means_of_the_clips_values_are_the_values() -> None:
+    result = small_result()
+    for preset in ("clean", "lodge_finedance"):
+        for key, values in result.per_clip[preset].items():
+            # LODGE's skating is the mean of the feet's means, and not that of the clips.
+            if not (preset == "lodge_finedance" and key.startswith("foot_skating")):
+                expected = result.presets[preset][key]["value"]
+                assert np.nanmean(list(values.values())) == pytest.approx(expected), (preset, key)
+            assert len(values) == (70 if key.endswith("_reference") else 33)
+
+
+def test_windows_of_a_clip_are_one_value_and_clips_left_out_have_none() -> None:
+    clips = random_clips(3, frames=40)
+    long = random_clips(1, seed=7, frames=1600)
+    values = evaluate_protocol([*clips, *long], clips, presets=("megadance",), resamples=0, floor_draws=0).per_clip
+    assert set(values["megadance"]["jerk"]) == {"0-0", "0-1", "0-2", "7-0"}
+    points = random_keypoint_clips(3)
+    stub = replace(points[0], keypoints=points[0].keypoints[:20], name="stub", music_beats_s=None)
+    shorter = evaluate_protocol([*points, stub], points, presets=("mace2d",), resamples=0, floor_draws=0)
+    assert np.isnan(shorter.per_clip["mace2d"]["bas"]["stub"])
+    assert np.isfinite(shorter.per_clip["mace2d"]["bas"]["0-0"])
+
+
+def test_clips_without_a_name_of_their_own_are_numbered() -> None:
+    clips = random_clips(4)
+    names = ["", "a", "a", "b"]
+    assert clip_labels([replace(c, name=n) for c, n in zip(clips, names, strict=True)]) == ["clip#0", "a#1", "a#2", "b"]
+
+
+def test_results_of_other_presets_and_keys_become_one() -> None:
+    inputs = {"kind": "video", "fps": [16.0], "settings": {"seed": 0}, "notes": {"vbench": ["one"]}}
+    first = ProtocolResult(
+        {"vbench": {"imaging_quality": {"value": 60.0, "n": 2}}}, {}, inputs, {"vbench": {"aggregate": "video"}},
+        {"musiq": "a"}, {"vbench": {"imaging_quality": {"x": 50.0, "y": 70.0}}},
+    )  # fmt: skip
+    second = ProtocolResult(
+        {"vbench": {"subject_consistency": {"value": 90, "n": 2}}, "honest": {"person_motion": {"value": 0.2, "n": 2}}},
+        {}, inputs | {"settings": {"seed": 0, "scale": 2}, "notes": {"vbench": ["one", "two"], "honest": ["three"]}},
+        {"honest": {}}, {"dino": "b"}, {"honest": {"person_motion": {"x": 0.1, "y": float("nan")}}},
+    )  # fmt: skip
+    both = first.merge(second)
+    assert list(both.presets["vbench"]) == ["imaging_quality", "subject_consistency"]
+    assert list(both.presets) == ["vbench", "honest"]
+    assert both.inputs["settings"] == {"seed": 0, "scale": 2}
+    assert both.inputs["notes"] == {"vbench": ["one", "two"], "honest": ["three"]}
+    assert both.weights == {"musiq": "a", "dino": "b"}
+    assert set(both.per_clip) == {"vbench", "honest"}
+    assert first.presets.keys() == {"vbench"}
+    assert both.with_notes({"inputs": ["four"]}).inputs["notes"]["inputs"] == ["four"]
+
+
+def test_results_that_contradict_each_other_are_not_merged() -> None:
+    base = ProtocolResult(
+        {"clean": {"bas": {"value": 0.5, "n": 3}}}, {}, {"fps": [30.0], "kind": "joints"},
+        {"clean": {"width": 1}}, {"m": "a"},
+    )  # fmt: skip
+    others = {
+        "presets.clean.bas": replace(base, presets={"clean": {"bas": {"value": 0.6, "n": 3}}}),
+        "inputs.fps": replace(base, inputs={"fps": [60.0], "kind": "joints"}),
+        "conventions.clean.width": replace(base, conventions={"clean": {"width": 2}}),
+        "weights.m": replace(base, weights={"m": "b"}),
+    }
+    for where, other in others.items():
+        with pytest.raises(ConfigError, match=f"differ in {where};"):
+            base.merge(other)
+    assert base.merge(base) == base
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{", "damaged JSON"),
+        ("[]", "not the result of an evaluation"),
+        ('{"bas": 1}', "not the result of an evaluation"),
+        ('{"schema": 2, "presets": {}, "inputs": {}}', "schema 2"),
+        ('{"schema": 1, "presets": {"clean": {"bas": 0.5}}, "inputs": {}}', r"damaged result: presets\.clean\.bas"),
+        (
+            '{"schema": 1, "presets": {"clean": {"bas": {"value": "high"}}}, "inputs": {}}',
+            r"damaged result: presets\.clean\.bas",
+        ),
+        ('{"schema": 1, "presets": {"clean": {}}, "inputs": {}, "weights": []}', "damaged result: weights"),
+        (
+            '{"schema": 1, "presets": {"a": {}}, "inputs": {}, "per_clip": {"a": {"b": [1]}}}',
+            r"damaged .*per_clip\.a\.b",
+        ),
+        (
+            '{"schema": 1, "presets": {}, "inputs": {}, "per_clip": {"a": {"b": {"c": "d"}}}}',
+            r"damaged .*per_clip\.a\.b",
+        ),
+    ],
+)
+def test_files_that_are_no_result_are_refused(text: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=told):
+        read_protocol(tmp_path / "r.json")
+    with pytest.raises(DataError, match="cannot read"):
+        read_protocol(tmp_path / "gone.json")
