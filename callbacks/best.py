@@ -46,7 +46,7 @@ class Best(pl.Callback):
         self.value: float | None = None
         #: Whose checkpoint is kept.
         self.kept_step: int | None = None
-        self._offered: tuple[int, float] | None = None
+        self._unsaved = False
         self._seen: set[str] = set()
 
     @property
@@ -61,55 +61,47 @@ class Best(pl.Callback):
 
     # ---------------------------------------------------------------- choosing
     def offer(self, step: int, values: Mapping[str, float]) -> None:
-        """Take values of a step into account, at its end; every rank is offered the same.
+        """Choose by the values of a step, at its end; every rank is offered the same.
 
         Args:
             step: Optimizer steps done.
             values: By their names in ``metrics_val.csv``.
         """
         self._seen.update(values)
-        if self.monitor in values:
-            self._offered = (step, float(values[self.monitor]))
-
-    def _takes(self, step: int) -> bool:
-        """Whether what was offered at this step is the best so far; it then is."""
-        offered, self._offered = self._offered, None
-        if offered is None or offered[0] != step or not math.isfinite(offered[1]):
-            return False
-        value = offered[1]
-        if self.value is not None and (value >= self.value if self.mode == "min" else value <= self.value):
-            return False
-        self.value, self.kept_step = value, step
-        return True
+        value = float(values.get(self.monitor, math.nan))
+        if not math.isfinite(value):
+            return
+        if self.value is None or (value < self.value if self.mode == "min" else value > self.value):
+            self.value, self.kept_step, self._unsaved = value, step, True
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save the step that a protocol callback found to be the best."""
-        checkpoints = find_callback(trainer, Checkpoints)
-        if self._takes(trainer.global_step) and checkpoints is not None:
-            self._keep(trainer, pl_module, checkpoints, validation_due=validation_is_due(trainer))
+        self._save_chosen(trainer, pl_module, validated=False)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save the step that the validation loop found to be the best, unless it is saved already."""
-        checkpoints = find_callback(trainer, Checkpoints)
+        """Save the step that the validation loop found to be the best; anew where it was saved before it."""
         broken_off = any(getattr(c, "breaking_off", False) for c in trainer.callbacks)  # type: ignore[attr-defined]
-        if trainer.state.fn != "fit" or broken_off or checkpoints is None:
+        if trainer.state.fn != "fit" or broken_off:
             return
-        values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-        self.offer(trainer.global_step, from_first(values))
-        if self._takes(trainer.global_step):
-            self._keep(trainer, pl_module, checkpoints, validation_due=False)
+        named = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        values = from_first(named)
+        for best in _all_of(trainer):
+            best.offer(trainer.global_step, values)
+        self._save_chosen(trainer, pl_module, validated=True)
 
-    def _keep(
-        self, trainer: pl.Trainer, module: pl.LightningModule, checkpoints: Checkpoints, *, validation_due: bool
-    ) -> None:
-        if checkpoints.saved_step != trainer.global_step:
-            checkpoints.save(trainer, module, validation_due=validation_due)
-        elif trainer.is_global_zero:
-            self._link(trainer)
-        link = Path(trainer.default_root_dir) / "checkpoints" / self.link_name
-        rank_zero_info(f"best {self.monitor} so far: {self.value:.6g} at step {self.kept_step}, kept as {link}")
+    def _save_chosen(self, trainer: pl.Trainer, module: pl.LightningModule, *, validated: bool) -> None:
+        """One checkpoint for all callbacks of this kind, which have chosen already: it holds the choice of each."""
+        choosing = [best for best in _all_of(trainer) if best._unsaved]
+        for best in choosing:
+            best._unsaved = False
+        checkpoints = find_callback(trainer, Checkpoints)
+        if not choosing or checkpoints is None:
+            return
+        checkpoints.save(trainer, module, validation_due=not validated and validation_is_due(trainer))
+        for best in choosing:
+            rank_zero_info(f"best {best.monitor} so far: {best.value:.6g}, step {best.kept_step} is {best.link_name}")
 
     def _link(self, trainer: pl.Trainer) -> bool:
         """Point the link to what is best; whether that is there. Without one nothing is linked."""
@@ -149,3 +141,7 @@ class Best(pl.Callback):
         if self.value is None and not any(getattr(c, "preempted", False) for c in trainer.callbacks):  # type: ignore[attr-defined]
             known = ", ".join(sorted(self._seen)) or "none"
             rank_zero_warn(f"no best checkpoint was chosen: no value was called {self.monitor}; there were: {known}")
+
+
+def _all_of(trainer: pl.Trainer) -> list[Best]:
+    return [callback for callback in trainer.callbacks if isinstance(callback, Best)]  # type: ignore[attr-defined]

@@ -86,8 +86,9 @@ class Preview(pl.Callback):
 
 
 def spread(numbers: Sequence[int], count: int | None) -> list[int]:
-    """At most ``count`` of the numbers, evenly spaced: neighbours in a split are clips of one song."""
-    return list(numbers) if count is None else list(numbers[:: max(1, -(-len(numbers) // count))])
+    """``count`` of the numbers or all, evenly spaced: neighbours in a split are clips of one song."""
+    count = len(numbers) if count is None else min(count, len(numbers))
+    return [numbers[i * len(numbers) // count] for i in range(count)]
 
 
 def share_of(count: int, rank: int, world_size: int) -> range:
