@@ -9,7 +9,8 @@ ArcFace ResNet-100 (Deng et al., CVPR 2019) under Apache-2.0, on faces aligned t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -110,7 +111,8 @@ class YuNet:
         import cv2
 
         try:
-            self._net = cv2.FaceDetectorYN.create(str(self._path), "", (320, 320), score, _NMS_OVERLAP, _TOP_K)
+            with _without_warnings():
+                self._net = cv2.FaceDetectorYN.create(str(self._path), "", (320, 320), score, _NMS_OVERLAP, _TOP_K)
         except cv2.error as error:
             raise _unreadable(self._path, "YuNet", error) from error
 
@@ -165,7 +167,8 @@ class AuraFace:
         import cv2
 
         try:
-            self._net: Any = cv2.dnn.readNetFromONNX(str(self._path))
+            with _without_warnings():
+                self._net: Any = cv2.dnn.readNetFromONNX(str(self._path))
         except cv2.error as error:
             raise _unreadable(self._path, "AuraFace", error) from error
 
@@ -261,6 +264,19 @@ def head_yaw_deg(points_52: np.ndarray) -> float:
     return math.degrees(math.atan2(-towards[0], towards[2]))
 
 
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """OpenCV 5 warns of the target that its own face detector asks for, and prints the file it could not read."""
+    import cv2
+
+    logging = cv2.utils.logging
+    level = logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        logging.setLogLevel(level)
+
+
 def _holds(box: np.ndarray, face: Face) -> bool:
     middle = (face.box[:2] + face.box[2:4]) / 2
     return bool((middle >= box[:2]).all() and (middle <= box[2:4]).all())
@@ -272,5 +288,5 @@ def _face(row_15: np.ndarray, scale: np.ndarray) -> Face:
 
 
 def _unreadable(path: Path, name: str, error: Exception) -> CheckpointError:
-    told = str(error).strip().splitlines() or [type(error).__name__]
+    told = str(getattr(error, "err", None) or error).strip().splitlines() or [type(error).__name__]
     return CheckpointError(f"no {name}: OpenCV cannot run it ({told[0]})", where=path, expected="the published file")

@@ -1,6 +1,6 @@
 """Optical flow of a video, and what of it is the camera's.
 
-Shapes: h rows and w columns of the reduced picture; a flow (h, w, 2) is the movement in pixels, x and y, from a picture
+Shapes: h rows and w columns of the scaled picture; a flow (h, w, 2) is the movement in pixels, x and y, from a picture
 to the next; T frames of the video, P pairs of pictures.
 
 Source: DIS flow, Kroeger et al. (ECCV 2016), of OpenCV; the occlusion test is that of Sundaram et al. (ECCV 2010).
@@ -14,14 +14,12 @@ from typing import Any
 
 import numpy as np
 
-#: Pictures are reduced to this shorter side, which flow needs no more than, and what is measured depends on.
+#: Pictures are brought to this shorter side: flow needs no more, and what it measures depends on it.
 SHORTER_SIDE = 360
 #: Pairs are about a thirtieth of a second apart: of a video of 60 fps every second frame is looked at.
 PAIRS_PER_SECOND = 30.0
 #: The camera's movement is read from this share of the picture's width and height at each edge.
 BORDER = 0.1
-#: DIS works on patches of 8 pixels at a quarter of the size: below this side it has nothing to hold on to.
-_SMALLEST_SIDE = 96
 # Forward and backward flow disagree by more than this where something is covered up: share of the squares, pixels^2.
 _OCCLUSION_SHARE, _OCCLUSION_PX2 = 0.01, 0.5
 
@@ -33,10 +31,10 @@ class PicturePair:
     Attributes:
         first_frame: Number of the first picture in the video.
         second_frame: Number of the second.
-        scale: Pixels of the reduced pictures for one of the video.
-        first_hw3: Reduced picture (h, w, 3) uint8 RGB.
+        scale: Pixels of the scaled pictures for one of the video.
+        first_hw3: Scaled picture (h, w, 3) uint8 RGB.
         second_hw3: The next.
-        forward_hw2: Flow from the first to the second, in reduced pixels.
+        forward_hw2: Flow from the first to the second, in scaled pixels.
         backward_hw2: Flow from the second to the first; None unless asked for.
     """
 
@@ -56,7 +54,7 @@ class PairFlow:
     Args:
         fps: Of the video.
         backward: Whether the flow back is needed too.
-        shorter_side: What larger pictures are reduced to.
+        shorter_side: What pictures are brought to.
     """
 
     fps: float
@@ -83,7 +81,7 @@ class PairFlow:
             self._count += 1
             if number % self.stride:
                 continue
-            picture, scale = reduced(frame_HW3, self.shorter_side)
+            picture, scale = at_side(frame_HW3, self.shorter_side)
             grey = _grey(picture)
             last, self._last = self._last, (number, picture, grey)
             if last is not None:
@@ -101,18 +99,19 @@ class PairFlow:
         return self._flow.calc(first_hw, second_hw, None)
 
 
-def reduced(frame_HW3: np.ndarray, shorter_side: int = SHORTER_SIDE) -> tuple[np.ndarray, float]:
-    """A picture (H, W, 3) with its shorter side at ``shorter_side`` if it is longer, and the scale; tiny ones grow."""
+def at_side(frame_HW3: np.ndarray, shorter_side: int = SHORTER_SIDE) -> tuple[np.ndarray, float]:
+    """A picture (H, W, 3) with its shorter side at ``shorter_side``, and the scale that this took.
+
+    Small pictures grow: DIS works at a quarter of the size, so that what is measured would otherwise depend on it.
+    """
     import cv2
 
     height, width = frame_HW3.shape[:2]
-    side = min(height, width)
-    wanted = min(max(side, _SMALLEST_SIDE), max(shorter_side, _SMALLEST_SIDE))
-    if wanted == side:
+    scale = shorter_side / min(height, width)
+    if scale == 1.0:
         return np.ascontiguousarray(frame_HW3), 1.0
-    scale = wanted / side
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     return cv2.resize(np.ascontiguousarray(frame_HW3), size, interpolation=how), scale
 
 
@@ -148,14 +147,14 @@ def box_mask(shape: tuple[int, ...], box: np.ndarray | None) -> np.ndarray:
 def visible_in_both(forward_hw2: np.ndarray, backward_hw2: np.ndarray) -> np.ndarray:
     """Pixels (h, w) bool of the first picture that the second shows too: the flow there leads back to where it started.
 
-    |f(x) + b(x + f(x))|^2 <= 0.01 (|f|^2 + |b|^2) + 0.5, and x + f(x) lies inside the picture.
+    |f(x) + b(x + f(x))|^2 <= 0.01 (|f|^2 + |b|^2) + 0.5, and x + f(x) lies on a pixel of the picture.
     """
     target = _targets(forward_hw2)
     back = _sampled(backward_hw2, target)
     squares = (forward_hw2**2).sum(axis=-1) + (back**2).sum(axis=-1)
     apart = ((forward_hw2 + back) ** 2).sum(axis=-1)
     height, width = forward_hw2.shape[:2]
-    inside = ((target >= 0) & (target <= (width - 1, height - 1))).all(axis=-1)
+    inside = ((target >= -0.5) & (target <= (width - 0.5, height - 0.5))).all(axis=-1)
     return inside & (apart <= _OCCLUSION_SHARE * squares + _OCCLUSION_PX2)
 
 

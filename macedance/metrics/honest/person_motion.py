@@ -1,10 +1,11 @@
 """How much the person in a video moves, and whether what moves stays itself: two things a still video cannot fake.
 
-Shapes: T frames, P pairs of them, H rows, W columns; h, w of the reduced picture. Boxes are left, top, right, bottom.
+Shapes: T frames, P pairs of them, H rows, W columns; h, w of the scaled picture. Boxes are left, top, right, bottom.
 
 Person motion: mean length of the flow inside the dancer's box, the camera's movement taken out, in body heights per
-second. A body height is the median height of the boxes of the clip. Background inside the box stands still and counts,
-so that a body's own mean speed is two to three times the value; only comparisons between videos have a meaning.
+second. A body height is the median height of the boxes of the clip. Background inside the box stands still and counts:
+on 8 rendered dances the value is 0.46 to 0.64 of the joints' mean speed in the picture and ranks the dances as that
+does (rank correlation .98, before a camera that stands and one that follows; of the whole picture .64 to .79).
 
 Warp error: mean absolute difference, in percent of the range of a pixel, between a picture and the next one pulled back
 along the flow, over pixels that both show (Lai et al., ECCV 2018, with an absolute difference). A video of
@@ -115,8 +116,8 @@ class VideoMotion(PerVideoMetric):
         warp: Also the warp error, which costs a second flow.
         kwargs: As PerVideoMetric.
 
-    ``warp_error`` and its parts are in percent of a pixel's range, ``warp_valid`` is the percentage of pixels behind
-    them. ``n_frames`` counts pairs of pictures.
+    ``warp_error`` and its parts are in percent of a pixel's range, as is what temporal flickering lacks of 100;
+    ``warp_valid`` in [0, 1] is the share of pixels behind them. ``n_frames`` counts pairs of pictures.
     """
 
     def __init__(self, boxes: BoxSource | None = None, *, warp: bool = True, **kwargs: Any) -> None:
@@ -190,7 +191,7 @@ class _FlowScorer:
             if self.warp:
                 for key, (total, pixels) in warp_errors(pair, box).items():
                     if pixels:
-                        self._errors[key].append(total / pixels * (100.0 if key == _VALID else 1.0))
+                        self._errors[key].append(total / pixels)
 
     def result(self) -> dict[str, tuple[float, int]]:
         values = {_MOTION: self._amplitudes} | (self._errors if self.warp else {})
