@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launch.evaluate_motion_inputs import read_sets
+from launch.evaluate_output import check_outputs, hand_over
 from launch.keypoint_sources import KEYPOINT_SOURCES
-from launch.options import Parser, add_json_option, check_writable, positive_float, positive_int, say
+from launch.options import Parser, add_json_option, positive_float, positive_int
 from macedance.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -89,7 +87,14 @@ def main(arguments: Sequence[str]) -> int:
     options = build_parser().parse_args(arguments)
     _check_options(options)
     result = evaluate(options)
-    _report(options, result, arguments)
+    hand_over(
+        result,
+        json=options.json,
+        out=options.out,
+        title="Dances against reference dances",
+        subtitle=f"{options.generated} against {options.reference}",
+        command=["evaluate", "motion", *arguments],
+    )
     return 0
 
 
@@ -130,37 +135,4 @@ def _check_options(options: argparse.Namespace) -> None:
             raise ConfigError(f"--{name.replace('_', '-')} is {value}", expected="0 or more")
     if options.kind == "joints" and options.keypoints:
         raise ConfigError("--keypoints finds no joints", fix="leave --kind out")
-    if options.out:
-        check_writable(Path(options.out))
-    if options.json not in (None, "-"):
-        check_writable(Path(options.json).parent)
-
-
-def _report(options: argparse.Namespace, result: ProtocolResult, arguments: Sequence[str]) -> None:
-    from macedance.metrics.protocol import write_protocol
-    from macedance.metrics.protocol_result import protocol_text
-    from macedance.report.protocol_page import write_protocol_page
-    from macedance.report.protocol_text import missing_values, noted, protocol_table
-
-    if options.json == "-":
-        say(protocol_table(result))
-        sys.stdout.write(f"{protocol_text(result)}\n")
-    else:
-        print(protocol_table(result))
-    for line in missing_values(result):
-        say(line)
-    # Names of hundreds of clips are for the file; where none is written, this is the only place that has them.
-    for line in noted(result, most_characters=300 if options.json else None):
-        say(line)
-    if options.json not in (None, "-"):
-        write_protocol(options.json, result)
-        say(f"result: {options.json}")
-    if options.out:
-        page = write_protocol_page(
-            result,
-            options.out,
-            title="Dances against reference dances",
-            subtitle=f"{options.generated} against {options.reference}",
-            command=f"macedance evaluate motion {shlex.join(arguments)}",
-        )
-        say(f"page: {page}")
+    check_outputs(options.json, options.out)

@@ -54,17 +54,26 @@ _VIDEO: dict[str, MetricText] = {
     "motion_smoothness": MetricText("VBench: frames against those interpolated between neighbours", "higher"),
     "temporal_flickering": MetricText("VBench: 100 less the mean change between frames; a still picture has 100"),
     "person_motion": MetricText("how much the person moves, the camera's taken off", "as reference", "body heights/s"),
-    "warp_error": MetricText("what changes between frames beside the motion itself", "lower"),
+    "warp_error": MetricText("what changes between frames beside the motion itself, of a pixel's range", "lower", "%"),
+    "warp_error_person": MetricText("the same inside the person's box", "lower", "%"),
+    "warp_error_background": MetricText("the same outside the person's box", "lower", "%"),
+    "warp_valid": MetricText("share of pixels that both frames show: those that the warp error is of", "as reference"),
     "person_identity": MetricText(
         "DINO similarity of the person to the reference picture or the first frame", "higher"
     ),
+    "person_identity_p10": MetricText("the same, of the worst tenth of the frames", "higher"),
     "face_similarity": MetricText("similarity of the face to the reference picture's", "higher"),
+    "face_similarity_p10": MetricText("the same, of the worst tenth of the frames", "higher"),
+    "face_drift": MetricText("how the face's similarity changes over the video", "as reference"),
     "face_rate": MetricText("share of frames in which a face is found", "as reference"),
     "pck_05": MetricText("share of keypoints within 5% of the body's size of where they were driven to", "higher"),
     "pck_10": MetricText("share of keypoints within 10% of the body's size of where they were driven to", "higher"),
     "oks": MetricText("object keypoint similarity to the driving keypoints, COCO's scales", "higher"),
     "keypoint_error": MetricText("mean distance to the driving keypoints, in body sizes", "lower"),
     "missing": MetricText("share of frames in which nobody is found", "lower"),
+    "jitter_ratio": MetricText("jitter of the keypoints over that of the driving ones; 1 is none added", "lower"),
+    "contact_error": MetricText("1 less the overlap of the feet's contacts, wanted and seen", "lower"),
+    "skate_speed": MetricText("speed of the feet while they should stand", "lower", "m/s"),
     "fvd": MetricText("Fréchet distance of I3D features of videos", "lower"),
     "fvd_inf": MetricText("the same, extrapolated to endless samples", "lower"),
     "kvd": MetricText("kernel distance of I3D features, unbiased", "lower"),
@@ -94,5 +103,9 @@ PRESET_TEXTS: Mapping[str, str] = {
 
 
 def text_of(key: str) -> MetricText:
-    """What is known of a key; an unknown one is explained by nothing."""
-    return METRIC_TEXTS.get(key, MetricText(""))
+    """What is known of a key, or of the longest known one that it extends (``motion_smoothness_x``).
+
+    A key that is not known at all is explained by nothing.
+    """
+    known = [name for name in METRIC_TEXTS if key == name or key.startswith(f"{name}_")]
+    return METRIC_TEXTS[max(known, key=len)] if known else MetricText("")

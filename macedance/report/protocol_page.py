@@ -273,6 +273,8 @@ def _reasons(entry: Entry) -> list[str]:
         said.append(f"{where}{reason}")
     if entry.get("note"):
         said.append(str(entry["note"]))
+    if entry.get("gate") and entry.get("verdict"):
+        said.append(f"gate {entry['gate']}: {entry['verdict']}")
     said += [text.format(format_cell(int(entry[name]))) for name, text in _COUNTED.items() if entry.get(name)]
     return said
 
@@ -284,7 +286,7 @@ def _stillness(preset: str, result: ProtocolResult) -> list[str]:
     for entries in result.presets.values():
         motion = entries.get("person_motion", {})
         if motion.get("value") is not None:
-            unit = text_of("person_motion").unit
+            unit = f"({motion['note']})" if motion.get("note") else text_of("person_motion").unit
             return [
                 f"Motion amplitude of the person in these videos: {_number(motion['value'])} {unit}. A frozen video "
                 "scores 100 on temporal flickering with a motion amplitude of 0."
