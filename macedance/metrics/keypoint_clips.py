@@ -23,6 +23,11 @@ from macedance.vision.keypoints import KeypointSource, Progress, VideoKeypoints
 from macedance.vision.video import Video, read_videos
 
 _LOG = logging.getLogger(__name__)
+#: What is true of all keypoints that were found in each picture for itself.
+SHAKING = (
+    "keypoints found picture by picture shake: jerk is the finder's as much as the dancer's, and can be compared only "
+    "between videos of one size that one source has read"
+)
 
 
 @dataclass(frozen=True)
@@ -109,8 +114,8 @@ def keypoints_of_folder(
 ) -> KeypointFolder:
     """The keypoints of every video of a folder as clips, in the order of their names.
 
-    A video with fewer than three frames, or in which no frame shows the dancer's shoulders and hips, is one that cannot
-    be used. Music is not read from videos.
+    A video too short to measure, or in which no frame shows the dancer's shoulders and hips, is one that cannot be
+    used. Music is not read from videos.
 
     Args:
         folder: The folder.
@@ -127,9 +132,9 @@ def keypoints_of_folder(
     opened = read_videos(folder, leave_out_bad=True)
     bad = {name: why for name, why in opened.left_out.items() if only is None or Path(name).stem in only}
     videos = [video for video in opened.videos if only is None or video.name in only]
-    if not videos:
-        raise DataError(f"none of {len(opened.videos)} videos is asked for", where=opened.path)
-    if bad and not leave_out_bad:
+    if not videos and not bad:
+        raise DataError(f"none of the {len(opened.videos)} videos is asked for", where=opened.path)
+    if bad and not (leave_out_bad and videos):
         # What will be refused is refused before hours of work; short or empty dances show up in the work itself.
         raise _refusal(bad, len(videos) + len(bad), opened.path)
     _refuse_mixed_rates(videos, opened.path)
@@ -170,7 +175,7 @@ def _refusal(bad: dict[str, str], total: int, folder: Path) -> DataError:
 
 def keypoint_notes(found: Sequence[VideoKeypoints]) -> list[str]:
     """What a reader must know of these keypoints: frames without a dancer, frames with others, mixed resolutions."""
-    notes = []
+    notes = [SHAKING]
     for what, frames in (
         ("the dancer was not found, and keypoints are zeros,", [one.missing for one in found]),
         ("more than one person was seen", [one.crowded for one in found]),

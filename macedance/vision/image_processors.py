@@ -10,12 +10,20 @@ from macedance.errors import CheckpointError
 _FILE = "preprocessor_config.json"
 
 
-def processor_of(processor_class: Any, folder: Path) -> Any:
-    """``processor_class.from_pretrained`` of a local folder, with every message as one error.
+def processor_of(name: str, folder: Path) -> Any:
+    """An image processor with the settings of a local folder.
+
+    Args:
+        name: Of the class in transformers. From transformers 5 on, that is the one that needs torchvision, and the one
+            that does not has ``Pil`` at its end.
+        folder: Holds preprocessor_config.json.
 
     Raises:
         CheckpointError: No preprocessor_config.json, or one that the processor does not take.
     """
+    import transformers
+
+    processor_class = getattr(transformers, f"{name}Pil", None) or getattr(transformers, name)
     if not (folder / _FILE).is_file():
         raise CheckpointError(f"lacks {_FILE}", where=folder, expected="a model's folder as the hub has it")
     try:

@@ -12,11 +12,13 @@ import numpy as np
 
 #: Overlap (intersection over union) at which two boxes of neighbouring frames are one person.
 MIN_OVERLAP = 0.3
+#: Heights by which a person without overlap may have moved from one frame to the next.
+SPEED = 0.35
 #: Overlap above which two boxes of one frame are the same person.
 SAME_PERSON = 0.75
-#: Frames for which a person may be lost and still be found again by overlap.
+#: Frames for which a person may be lost and still be found again.
 MAX_GAP = 15
-#: A track that goes on for the dancer's is at most this many times as tall, or as small.
+#: One person's boxes are at most this many times as tall, or as small.
 SIZE_RATIO = 2.0
 
 
@@ -59,13 +61,13 @@ def without_doubles(people: np.ndarray) -> np.ndarray:
 def dancer_boxes(detections: Sequence[np.ndarray], *, max_gap: int = MAX_GAP) -> tuple[np.ndarray, np.ndarray]:
     """Which of the people is the dancer: the one who takes up most of the picture over the whole video.
 
-    People are followed from frame to frame by their overlap. The dancer is the track with the largest sum of area times
-    score; where it has no box, tracks that never appear beside it and are of its size go on for it, largest first, so
-    that a dancer who was lost and found again is one person and a poster on the wall never is.
+    People are followed from frame to frame by overlap and nearness. The dancer is the track with the largest sum of
+    area times score; where it has no box, tracks that never appear beside it and are of its size go on for it, largest
+    first, so that a dancer who was lost and found again is one person and a poster on the wall never is.
 
     Args:
         detections: For each frame the people in it (n, 5): box and score.
-        max_gap: Frames for which a person may be lost and still be found again by overlap.
+        max_gap: Frames for which a person may be lost and still be found again near by.
 
     Returns:
         The dancer's box (T, 4) float32, NaN in frames without one, and how many people there are (T,) int64.
@@ -84,25 +86,46 @@ def dancer_boxes(detections: Sequence[np.ndarray], *, max_gap: int = MAX_GAP) ->
 
 
 def _tracks(detections: Sequence[np.ndarray], max_gap: int) -> list[dict[int, np.ndarray]]:
-    """Frame -> detection (5,) of every person, greedily by overlap with where each was seen last."""
+    """Frame -> detection (5,) of every person, greedily: whoever is most like where a track was seen last."""
     done: list[dict[int, np.ndarray]] = []
     live: list[dict[int, np.ndarray]] = []
     for frame, people in enumerate(detections):
-        done += [track for track in live if frame - max(track) > max_gap + 1]
-        live = [track for track in live if frame - max(track) <= max_gap + 1]
+        done += [track for track in live if frame - _last(track) > max_gap + 1]
+        live = [track for track in live if frame - _last(track) <= max_gap + 1]
+        likeness = np.array([_likeness(track, people, frame) for track in live]).reshape(len(live), len(people))
         free = list(range(len(people)))
-        overlaps = np.array([overlap(track[max(track)], people) for track in live]).reshape(len(live), len(people))
-        taken: set[int] = set()
-        for flat in np.argsort(-overlaps, axis=None, kind="stable"):
-            who, person = divmod(int(flat), max(len(people), 1))
-            if overlaps[who, person] < MIN_OVERLAP:
+        going_on: set[int] = set()
+        for flat in np.argsort(-likeness, axis=None, kind="stable"):
+            who, person = divmod(int(flat), len(people))
+            if likeness[who, person] <= 0:
                 break
-            if who not in taken and person in free:
+            if who not in going_on and person in free:
                 live[who][frame] = people[person]
-                taken.add(who)
+                going_on.add(who)
                 free.remove(person)
         live += [{frame: people[person]} for person in free]
     return done + live
+
+
+def _likeness(track: dict[int, np.ndarray], people: np.ndarray, frame: int) -> np.ndarray:
+    """How well each of the people (n, 5) goes on for a track: above 1 by overlap, in (0, 1] by nearness, 0 not at all.
+
+    Nearness is for quick steps and for dancers who were lost for a while: the centre moved by less than SPEED heights
+    in each frame, and the size is about the same.
+    """
+    box = track[_last(track)]
+    overlaps = overlap(box, people)
+    height = max(float(box[3] - box[1]), 1e-6)
+    reach = SPEED * height * (frame - _last(track))
+    moved = np.linalg.norm((people[:, :2] + people[:, 2:4] - box[:2] - box[2:4]) / 2, axis=1)
+    ratio = (people[:, 3] - people[:, 1]) / height
+    alike = (moved < reach) & (ratio < SIZE_RATIO) & (ratio > 1 / SIZE_RATIO)
+    return np.where(overlaps >= MIN_OVERLAP, 1 + overlaps, np.where(alike, 1 - moved / reach, 0.0))
+
+
+def _last(track: dict[int, np.ndarray]) -> int:
+    """The frame that was put in last."""
+    return next(reversed(track))
 
 
 def _weight(track: dict[int, np.ndarray]) -> float:

@@ -57,7 +57,7 @@ class RTDetrPeople:
         Raises:
             CheckpointError: Files that are missing, damaged or of another network, or one that knows no persons.
         """
-        from transformers import RTDetrForObjectDetection, RTDetrImageProcessorPil
+        from transformers import RTDetrForObjectDetection
 
         folder = Path(folder)
         labels = read_config(folder, ("rt_detr",)).get("id2label") or {}
@@ -66,7 +66,7 @@ class RTDetrPeople:
             raise CheckpointError("the detector knows no persons", where=folder, expected=f"a class named {_PERSON}")
         return cls(
             FrozenNetwork(load_whole(RTDetrForObjectDetection, folder), name=_NAME, fingerprint=fingerprint(folder)),
-            processor_of(RTDetrImageProcessorPil, folder),
+            processor_of("RTDetrImageProcessor", folder),
             person=people[0],
             threshold=threshold,
             batch=batch,

@@ -72,7 +72,7 @@ class ViTPoseKeypoints:
         Raises:
             CheckpointError: Files that are missing, damaged or of another network, or one without COCO's 17 keypoints.
         """
-        from transformers import VitPoseForPoseEstimation, VitPoseImageProcessorPil
+        from transformers import VitPoseForPoseEstimation
 
         folder = Path(folder)
         read_config(folder, ("vitpose",))
@@ -84,7 +84,7 @@ class ViTPoseKeypoints:
         return cls(
             detector,
             FrozenNetwork(module, name="vitpose_base", fingerprint=fingerprint(folder)),
-            processor_of(VitPoseImageProcessorPil, folder),
+            processor_of("VitPoseImageProcessor", folder),
             experts=int(getattr(module.config.backbone_config, "num_experts", 1)),
             batch=batch,
             device=device,
@@ -96,7 +96,11 @@ class ViTPoseKeypoints:
         Raises:
             DataError: The video cannot be decoded.
         """
-        detections = [people for frames in video.chunks() for people in self._detector.detect(frames)]
+        both = _TwoReadings(progress)
+        detections: list[np.ndarray] = []
+        for frames in video.chunks():
+            detections += self._detector.detect(frames)
+            both.add(len(frames))
         boxes_T4, persons_T = dancer_boxes(detections)
         rows = KeypointRows(NUM_KEYPOINTS)
         done = 0
@@ -106,8 +110,7 @@ class ViTPoseKeypoints:
             for points_K3, box_4, persons in zip(points_tK3, boxes_T4[part], persons_T[part], strict=True):
                 rows.add(points_K3, box_4, int(persons))
             done += len(frames)
-            if progress is not None:
-                progress(len(frames))
+            both.add(len(frames))
         return rows.of(video, self.layout)
 
     def _keypoints(self, frames: np.ndarray, boxes_t4: np.ndarray) -> np.ndarray:
@@ -137,3 +140,16 @@ class ViTPoseKeypoints:
         # A heat map without a peak is decoded to anywhere.
         found[~np.isfinite(found).all(axis=-1) | (scores <= 0)] = 0
         return found
+
+
+class _TwoReadings:
+    """Tells a progress of T frames from two readings of T frames each."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress, self._read, self._told = progress, 0, 0
+
+    def add(self, frames: int) -> None:
+        self._read += frames
+        if self._progress is not None:
+            self._progress(self._read // 2 - self._told)
+            self._told = self._read // 2
