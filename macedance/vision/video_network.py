@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -161,7 +161,7 @@ class TorchScriptI3d(VideoNetwork):
         except (RuntimeError, ValueError) as error:
             told = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise CheckpointError(f"no TorchScript ({told[:200]})", where=file) from error
-        network = cls(module, name="i3d_torchscript", fingerprint=found, num_features=0, min_frames=MIN_FRAMES)
+        network = cls(_Program(module), name="i3d_torchscript", fingerprint=found, num_features=0, min_frames=MIN_FRAMES)
         network.num_features = network._tried(file)
         return network
 
@@ -182,13 +182,23 @@ class TorchScriptI3d(VideoNetwork):
         return shape[1]
 
     def _features(self, window_TCHW: Tensor, fit: FrameFit) -> Tensor:
-        program: Any = self.module
         published = not fit.crop and fit.size == SIDE
         pixels = window_TCHW.float() if published else fit(window_TCHW)
         clips_1CTHW = pixels.transpose(0, 1)[None].contiguous()
         # The fuser would compile the network anew for every size of frame.
         with torch.jit.fuser("none"):
-            return program(clips_1CTHW, rescale=published, resize=published, return_features=True)
+            return self.module(clips_1CTHW, rescale=published, resize=published, return_features=True)
+
+
+class _Program(nn.Module):
+    """A TorchScript as part of a module: by itself it refuses to be frozen."""
+
+    def __init__(self, script: nn.Module) -> None:
+        super().__init__()
+        self.script = script
+
+    def forward(self, x: Tensor, **asked: bool) -> Tensor:
+        return self.script(x, **asked)
 
 
 def _file_of(path: str | Path, names: tuple[str, ...]) -> Path:

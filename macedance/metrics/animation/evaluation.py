@@ -103,7 +103,7 @@ def _result(
         }
         per_clip = {preset.name: values for preset in metrics.presets}
         notes = [*notes, *_undefined_notes(values)]
-    notes = [*notes, *_short_notes(metrics, names, paired)]
+    notes = [*notes, *_short_notes(metrics, names, paired), *_window_notes(presets)]
     return ProtocolResult(
         presets=presets,
         floor=floors,
@@ -205,6 +205,18 @@ def _short_notes(metrics: AnimationMetrics, names: Mapping[str, Sequence[str]], 
                 f"KVD: {', '.join(short)}"
             )
     return notes
+
+
+def _window_notes(presets: Mapping[str, Mapping[str, Entry]]) -> list[str]:
+    """What n means where a clip has several windows."""
+    for entries in presets.values():
+        fvd = entries["fvd"]
+        if fvd.get("n_clips") and fvd["n"] != fvd["n_clips"]:
+            return [
+                f"n of fvd and kvd are windows: {fvd['n']} of {fvd['n_clips']} clips. Windows of one clip are alike, "
+                "and say less than as many clips; intervals and floors are by clips"
+            ]
+    return []
 
 
 def _undefined_notes(values: Mapping[str, Mapping[str, float]]) -> list[str]:
