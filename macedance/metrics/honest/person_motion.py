@@ -120,8 +120,11 @@ class VideoMotion(PerVideoMetric):
     ``warp_valid`` in [0, 1] is the share of pixels behind them. ``n_frames`` counts pairs of pictures.
     """
 
+    #: Of a metric with the warp error; one without has the first only.
+    all_keys: tuple[str, ...] = (_MOTION, *WARP_KEYS)
+
     def __init__(self, boxes: BoxSource | None = None, *, warp: bool = True, **kwargs: Any) -> None:
-        self.keys = (_MOTION, *WARP_KEYS) if warp else (_MOTION,)
+        self.keys = self.all_keys if warp else (_MOTION,)
         super().__init__(**kwargs)
         self.boxes, self.warp = boxes, warp
         nobody = "no pair of pictures" if boxes is None else "no pair of pictures with a person in it"
