@@ -20,6 +20,8 @@ from macedance.metrics.conventions import Clip
 
 #: File endings that are read as music.
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".aiff", ".aif")
+#: Videos whose sound is taken where there is no file of music of their name.
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
 #: Beats are tracked at this rate whatever the clips' own, as the music features of the models are: one song, one grid.
 BEAT_FPS = 30.0
 
@@ -82,7 +84,7 @@ class Heard:
 
 
 def song_files(folder: str | Path) -> dict[str, Path]:
-    """Stem -> file of the music of a folder.
+    """Stem -> file of the music of a folder; the sound of a video where no file of music has its stem.
 
     Raises:
         DataError: No folder, no music in it, or two files of one stem (all are listed).
@@ -90,9 +92,12 @@ def song_files(folder: str | Path) -> dict[str, Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError("no such folder", where=folder, expected="a folder of music")
-    files = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in SUFFIXES)
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    sound = [path for path in files if path.suffix.lower() in SUFFIXES]
+    heard = {path.stem for path in sound}
+    files = sound + [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES and path.stem not in heard]
     if not files:
-        raise DataError("no music", where=folder, expected=f"files ending in {' '.join(SUFFIXES)}")
+        raise DataError("no music", where=folder, expected=f"files ending in {' '.join(SUFFIXES + VIDEO_SUFFIXES)}")
     twins = [stem for stem, count in Counter(path.stem for path in files).items() if count > 1]
     if twins:
         names = ", ".join(path.name for path in files if path.stem in twins)

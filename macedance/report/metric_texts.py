@@ -41,7 +41,7 @@ _MOTION: dict[str, MetricText] = {
     "pbc": MetricText("physical body contact: hands, head and feet against the body's acceleration", "as reference"),
     "jerk": MetricText("mean third derivative of the joints' positions", "as reference", "m/s³"),
     "bone_length_variation": MetricText("largest change of a bone's length, relative", "lower"),
-    "floor_penetration_m": MetricText("how far a joint goes below the floor", "lower", "m"),
+    "floor_penetration_m": MetricText("how far a joint goes below the floor", "lower"),
     "genre_accuracy": MetricText("share of dances that a classifier takes for the genre asked for", "higher"),
     "mm_distance": MetricText("distance of motion and text in a joint embedding", "lower"),
 }
@@ -100,6 +100,15 @@ PRESET_TEXTS: Mapping[str, str] = {
     "styleganv": "FVD as StyleGAN-V's code computes it, with its preprocessing.",
     "center_crop": "FVD on the resized centre of the frames.",
 }
+
+
+#: Units of keypoints, which are no metres.
+_PLANAR_UNITS: Mapping[str, str] = {"jerk": "torso lengths/s³"}
+
+
+def unit_of(key: str, kind: str = "") -> str:
+    """The unit of a key's values; ``kind`` is the result's, see ProtocolResult."""
+    return _PLANAR_UNITS.get(key, text_of(key).unit) if kind == "keypoints" else text_of(key).unit
 
 
 def text_of(key: str) -> MetricText:

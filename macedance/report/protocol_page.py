@@ -14,7 +14,7 @@ from typing import Any
 
 from macedance.metrics.protocol_result import ProtocolResult
 from macedance.metrics.statistics import Entry
-from macedance.report.metric_texts import PRESET_TEXTS, text_of
+from macedance.report.metric_texts import PRESET_TEXTS, text_of, unit_of
 from macedance.report.page import Cell, Page, format_cell
 from macedance.report.protocol_text import shortened
 
@@ -99,17 +99,17 @@ def add_summary(page: Page, result: ProtocolResult) -> None:
 
 def add_presets(page: Page, result: ProtocolResult, plots: str | Path) -> None:
     """A part for each preset: table, remarks, notes, distributions over the clips; pictures go into ``plots``."""
-    notes = result.inputs.get("notes", {})
+    notes, kind = result.inputs.get("notes", {}), str(result.inputs.get("kind", ""))
     for preset, entries in result.presets.items():
         page.add_heading(f"Preset {preset}")
         if preset in PRESET_TEXTS:
             page.add_text(PRESET_TEXTS[preset])
-        add_entries(page, entries, result.floor.get(preset, {}))
+        add_entries(page, entries, result.floor.get(preset, {}), kind=kind)
         for note in _stillness(preset, result):
             page.add_text(note)
         for note in notes.get(preset, []) if isinstance(notes, Mapping) else []:
             page.add_text(shortened(note, _MOST_CHARACTERS))
-        add_distributions(page, result.per_clip.get(preset, {}), Path(plots) / f"{preset}.png")
+        add_distributions(page, result.per_clip.get(preset, {}), Path(plots) / f"{preset}.png", kind=kind)
     others = [] if not isinstance(notes, Mapping) else [name for name in notes if name not in result.presets]
     if any(notes[name] for name in others):
         page.add_heading("Notes")
@@ -118,7 +118,7 @@ def add_presets(page: Page, result: ProtocolResult, plots: str | Path) -> None:
                 page.add_text(shortened(note, _MOST_CHARACTERS))
 
 
-def add_entries(page: Page, entries: Mapping[str, Entry], floor: Mapping[str, Entry]) -> None:
+def add_entries(page: Page, entries: Mapping[str, Entry], floor: Mapping[str, Entry], *, kind: str = "") -> None:
     """The table of one preset and, below it, what must be known of its numbers; columns without content are left out.
 
     A key is followed by its companions in its own row: ``<key>_reference``, ``<key>_shuffled`` and the floor.
@@ -128,7 +128,8 @@ def add_entries(page: Page, entries: Mapping[str, Entry], floor: Mapping[str, En
     rows: list[list[Cell]] = []
     for key in own:
         text = text_of(key)
-        name = key + _ARROWS[text.better] + (f" ({text.unit})" if text.unit else "")
+        unit = unit_of(key, kind)
+        name = key + _ARROWS[text.better] + (f" ({unit})" if unit else "")
         rows.append(
             [
                 name,
@@ -149,7 +150,9 @@ def add_entries(page: Page, entries: Mapping[str, Entry], floor: Mapping[str, En
         page.add_table(("metric", "remark"), _together(remarks), "What must be known of these numbers.")
 
 
-def add_distributions(page: Page, values: Mapping[str, Mapping[str, float]], picture: str | Path) -> None:
+def add_distributions(
+    page: Page, values: Mapping[str, Mapping[str, float]], picture: str | Path, *, kind: str = ""
+) -> None:
     """Histograms of the clips' values, generated and reference, and the clips at either end of each."""
     from macedance.report.plots import histograms
 
@@ -161,7 +164,7 @@ def add_distributions(page: Page, values: Mapping[str, Mapping[str, float]], pic
         # Of the companions, chance is drawn for the generated dances alone: four sets in a panel cannot be read.
         if not finite or which == _OTHERS:
             continue
-        unit = text_of(base).unit
+        unit = unit_of(base, kind)
         panels.setdefault(f"{base} ({unit})" if unit else base, {})[which] = list(clips.values())
         if which == "generated" and len(finite) > 1:
             ordered = sorted(finite, key=finite.__getitem__)
@@ -286,7 +289,7 @@ def _stillness(preset: str, result: ProtocolResult) -> list[str]:
     for entries in result.presets.values():
         motion = entries.get("person_motion", {})
         if motion.get("value") is not None:
-            unit = f"({motion['note']})" if motion.get("note") else text_of("person_motion").unit
+            unit = f"({motion['note']})" if motion.get("note") else unit_of("person_motion")
             return [
                 f"Motion amplitude of the person in these videos: {_number(motion['value'])} {unit}. A frozen video "
                 "scores 100 on temporal flickering with a motion amplitude of 0."

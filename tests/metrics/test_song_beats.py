@@ -79,3 +79,9 @@ def test_folders_without_music_are_refused(tmp_path: Path) -> None:
         (tmp_path / f"song.{suffix}").write_bytes(b"")
     with pytest.raises(DataError, match=r"several files of one name: song\.mp3, song\.wav"):
         song_files(tmp_path)
+
+
+def test_the_sound_of_videos_is_music_where_there_is_no_other(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.mp4", "b.wav", "c.txt"):
+        (tmp_path / name).write_bytes(b"")
+    assert {stem: path.name for stem, path in song_files(tmp_path).items()} == {"a": "a.mp4", "b": "b.wav"}

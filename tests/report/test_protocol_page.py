@@ -184,3 +184,10 @@ def test_an_extended_key_is_explained_by_what_it_extends() -> None:
     assert text_of("motion_smoothness_flow") == METRIC_TEXTS["motion_smoothness"]
     assert text_of("warp_error_person_x") == METRIC_TEXTS["warp_error_person"]
     assert text_of("nothing_known").text == ""
+
+
+def test_units_are_those_of_what_was_judged(tmp_path: Path) -> None:
+    entries = {"clean": {"jerk": {"value": 1.0, "n": 1}}}
+    for kind, unit in (("joints", "m/s³"), ("keypoints", "torso lengths/s³")):
+        result = result_of(entries, inputs={"kind": kind}, per_clip={"clean": {"jerk": {"a": 1.0}}})
+        assert rows_of(write_protocol_page(result, tmp_path))[1][0] == f"jerk ≈ ({unit})"
