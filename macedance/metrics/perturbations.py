@@ -92,8 +92,9 @@ def _foot_slide(dance: Danced, size_m_s: float, rng: np.random.Generator) -> Dan
     """The body glides over the floor with a mean speed of ``size_m_s`` in a slowly turning direction."""
     frames = dance.num_frames if isinstance(dance, Motion) else len(dance.joints)
     velocity = _smooth_normal(rng, (frames, 2), SLIDE_CORRELATION_S * dance.fps)
-    # The mean length of a standard normal vector in the plane is sqrt(pi / 2).
-    path = np.cumsum(velocity, axis=0) * size_m_s / dance.fps / math.sqrt(math.pi / 2)
+    # The dose is exact: every clip slides by this much, not by this much on the average of clips.
+    velocity *= size_m_s / max(float(np.linalg.norm(velocity[1:], axis=1).mean()), 1e-9) if frames > 1 else 0.0
+    path = np.cumsum(velocity, axis=0) / dance.fps
     shift = np.zeros((frames, 3), dtype=np.float32)
     shift[:, 0], shift[:, 2] = (path - path[0]).T
     if isinstance(dance, JointClip):

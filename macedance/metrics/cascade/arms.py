@@ -16,6 +16,7 @@ import torch
 from macedance.errors import DataError
 from macedance.metrics.cascade.judges import ArmClip, Judges
 from macedance.metrics.cascade.scores import GENERATED, GROUND_TRUTH, REAL, VIDEO_KEYPOINTS, ArmScores
+from macedance.metrics.cascade.sets import SET_KEYS, WindowLooker, looked_at
 from macedance.metrics.honest.adherence import to_resolution
 from macedance.metrics.keypoint_clips import keypoint_clip
 from macedance.metrics.keypoints import coco_keypoints
@@ -65,6 +66,7 @@ class Cascade:
         clips: The reference's clips.
         renderer: What turns motion into video.
         judges: What judges the videos.
+        looker: What distances between sets of videos are computed from; None: there are none.
         perturbations: Names of PERTURBATIONS; each gives three arms.
         levels: Which levels of them.
         seed: Of rendering and perturbations.
@@ -83,6 +85,7 @@ class Cascade:
         renderer: MotionRenderer,
         judges: Judges,
         *,
+        looker: WindowLooker | None = None,
         perturbations: Sequence[str] = DEFAULT_PERTURBATIONS,
         levels: Sequence[int] = tuple(range(1, NUM_LEVELS + 1)),
         seed: int = 0,
@@ -94,7 +97,7 @@ class Cascade:
         if twins:
             raise DataError(f"several clips of one name: {', '.join(twins)}", expected="one clip for each name")
         self.clips = list(clips)
-        self.renderer, self.judges = renderer, judges
+        self.renderer, self.judges, self.looker = renderer, judges, looker
         self.perturbations, self.levels = tuple(perturbations), tuple(levels)
         self.seed, self.folder, self._progress = seed, folder, progress
         self._pictures: dict[str, np.ndarray] = {}
@@ -218,6 +221,9 @@ class Cascade:
         values, reasons = self.judges.score(
             rendered, None if progress is None else lambda done, total: progress(arm, done, total)
         )
+        windows, why = looked_at(self.looker, rendered)
+        if why:
+            reasons |= dict.fromkeys(SET_KEYS, why)
         motion_values, features = motion_scores([clip.motion if arm != REAL else None for clip in rendered])
         return ArmScores(
             arm,
@@ -227,6 +233,7 @@ class Cascade:
             left_out,
             "",
             features,
+            windows,
         )
 
     def _kept(self, arm: str, name: str, video: Video) -> Video:

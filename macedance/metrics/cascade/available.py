@@ -10,6 +10,7 @@ from typing import Any
 from macedance.errors import DependencyError
 from macedance.metrics.appearance.vbench import vbench_preset
 from macedance.metrics.cascade.judges import CONTACT_KEYS, ArmClip, FootContact, Judge, Judges
+from macedance.metrics.cascade.sets import WindowLooker
 from macedance.metrics.honest.adherence import ADHERENCE_KEYS
 from macedance.metrics.honest.driven import KeptKeypoints, PoseAdherence
 from macedance.metrics.honest.identity import FaceSimilarity, PersonIdentity
@@ -18,6 +19,7 @@ from macedance.metrics.videos import PerVideoMetric
 from macedance.vision.dino import DinoFeatures
 from macedance.vision.faces import AuraFace, YuNet
 from macedance.vision.keypoints import KeypointSource
+from macedance.vision.video_network import I3dNetwork
 from macedance.vision.weights import locate
 
 #: Each rank judges its own clips and their values are gathered once, by whoever asked.
@@ -61,6 +63,19 @@ def available_judges(
         for key, reason in preset.unavailable.items():
             found.lack((key,), reason)
     return Judges(found.judges, found.missing, found.weights, found.settings, kept)
+
+
+def available_looker(weights: str | Path | None = None, *, device: str = "cpu") -> tuple[WindowLooker | None, str]:
+    """What FVD and KVD are computed from, I3D's features; or None and why.
+
+    Raises:
+        CheckpointError: Weights that are there and are not the published ones.
+    """
+    try:
+        network = I3dNetwork.from_folder(locate("i3d_kinetics400", weights))
+    except DependencyError as error:
+        return None, str(error)
+    return WindowLooker(network, device=device), ""
 
 
 class _Found:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from macedance.metrics.cascade.arms import MOTION_KEYS, Cascade, perturbation_se
 from macedance.metrics.cascade.differences import GATES, Gate
 from macedance.metrics.cascade.judges import CONTACT_KEYS
 from macedance.metrics.cascade.scores import GENERATED, ArmScores, cascade_result
+from macedance.metrics.cascade.sets import SET_KEYS
 from macedance.metrics.honest.adherence import ADHERENCE_KEYS
 from macedance.metrics.protocol_result import ProtocolResult
 from macedance.metrics.statistics import MEAN_RESAMPLES
@@ -37,6 +39,7 @@ def evaluate_cascade(
     *,
     gates: Sequence[Gate] = GATES,
     resamples: int = MEAN_RESAMPLES,
+    allow_small_n: bool = False,
     left_out: Mapping[str, Mapping[str, str]] | None = None,
     notes: Sequence[str] = (),
 ) -> ProtocolResult:
@@ -50,6 +53,7 @@ def evaluate_cascade(
         generated: Clip -> generated motion; a clip without one is left out of that arm and said so.
         gates: Limits of the differences.
         resamples: Of the bootstrap; 0: no intervals.
+        allow_small_n: Fréchet distances of fewer windows than features too.
         left_out: ``generated`` or ``reference`` -> file -> why it was left out before.
         notes: What a reader must know, one sentence each.
 
@@ -61,7 +65,9 @@ def evaluate_cascade(
             f"{len(generated)} generated and {len(cascade.clips)} reference clips", expected="at least one of each"
         )
     arms = [*cascade.fixed_arms(), cascade.generated(generated)]
-    return cascade_report(cascade, arms, gates=gates, resamples=resamples, left_out=left_out, notes=notes)
+    return cascade_report(
+        cascade, arms, gates=gates, resamples=resamples, allow_small_n=allow_small_n, left_out=left_out, notes=notes
+    )
 
 
 def cascade_report(
@@ -70,6 +76,7 @@ def cascade_report(
     *,
     gates: Sequence[Gate] = GATES,
     resamples: int = MEAN_RESAMPLES,
+    allow_small_n: bool = False,
     left_out: Mapping[str, Mapping[str, str]] | None = None,
     notes: Sequence[str] = (),
 ) -> ProtocolResult:
@@ -80,6 +87,7 @@ def cascade_report(
         arms: Each arm once.
         gates: Limits of the differences.
         resamples: Of the bootstrap; 0: no intervals.
+        allow_small_n: Fréchet distances of fewer windows than features too.
         left_out: What was left out before.
         notes: What a reader must know.
 
@@ -90,7 +98,7 @@ def cascade_report(
     by_name = {scores.arm: scores for scores in arms}
     order = [arm for arm in cascade.arms if arm in by_name] + [arm for arm in by_name if arm not in cascade.arms]
     judged = [key for scores in arms for key in scores.values]
-    keys = list(dict.fromkeys([*CASCADE_KEYS, *judged, *judges.missing]))
+    keys = [key for key in dict.fromkeys([*CASCADE_KEYS, *judged, *judges.missing]) if key not in SET_KEYS]
     arms = [_explained(by_name[arm], keys) for arm in order]
     counts = {arm: len(by_name[arm].clips) for arm in order}
     inputs: dict[str, Any] = {
@@ -98,16 +106,24 @@ def cascade_report(
         "resolution": renderer.settings.get("size"),
         "seconds_per_clip": {"reference": _seconds(cascade)},
         "clips": {"generated": counts.get(GENERATED, 0), "reference": max(counts.values(), default=0), "arms": counts},
-        "settings": {"resamples": resamples, "seed": cascade.seed, "gates": [gate.described() for gate in gates]},
+        "settings": {
+            "resamples": resamples,
+            "allow_small_n": allow_small_n,
+            "seed": cascade.seed,
+            "gates": [gate.described() for gate in gates],
+        },
         "left_out": {which: dict(names) for which, names in (left_out or {}).items()},
         "notes": {"cascade": list(notes)} if notes else {},
     }
+    looker = cascade.looker
+    looking = {} if looker is None else {looker.network.name: looker.network.fingerprint}
     conventions = {
         "renderer": type(renderer).__name__,
         "renderer_settings": dict(renderer.settings),
         "judges": dict(judges.settings),
         "perturbations": perturbation_settings(cascade.perturbations),
         "levels": list(cascade.levels),
+        "windows": None if looker is None else asdict(looker.sampling),
         "judged": "files" if cascade.folder is not None else "what the renderer drew",
     }
     return cascade_result(
@@ -115,19 +131,18 @@ def cascade_report(
         keys,
         inputs=inputs,
         conventions=conventions,
-        weights={**judges.weights, **renderer.weights},
+        weights={**judges.weights, **looking, **renderer.weights},
         gates=gates,
         resamples=resamples,
         seed=cascade.seed,
+        allow_small_n=allow_small_n,
     )
 
 
 def _explained(scores: ArmScores, keys: Sequence[str]) -> ArmScores:
     """The scores with a reason for every key that has no value at all."""
     reasons = {key: NOT_JUDGED for key in keys if key not in scores.values} | dict(scores.reasons)
-    return ArmScores(
-        scores.arm, scores.clips, scores.values, reasons, scores.left_out, scores.absent, scores.motion_features
-    )
+    return replace(scores, reasons=reasons)
 
 
 def _rates(cascade: Cascade) -> list[float]:

@@ -14,7 +14,16 @@ from typing import Any
 import numpy as np
 
 from macedance.errors import DataError
+from macedance.metrics.animation.video_sets import Reporting
 from macedance.metrics.cascade.differences import GATES, Gate, gap_entry
+from macedance.metrics.cascade.sets import (
+    SET_KEYS,
+    Windows,
+    feature_set,
+    merge_windows,
+    set_distances,
+    set_gaps,
+)
 from macedance.metrics.protocol_result import PerClip, ProtocolResult
 from macedance.metrics.statistics import MEAN_RESAMPLES, Entry, bootstrap_mean
 
@@ -42,6 +51,7 @@ class ArmScores:
         left_out: Clip -> why it is not in this arm.
         absent: Why the whole arm is missing; empty where it is not.
         motion_features: (n, D) features of the driving motions, unstandardised; rows of NaN where there are none.
+        windows: Features of windows of the videos; None where no network looked at them.
     """
 
     arm: str
@@ -51,6 +61,7 @@ class ArmScores:
     left_out: Mapping[str, str] = field(default_factory=dict)
     absent: str = ""
     motion_features: np.ndarray | None = None
+    windows: Windows | None = None
 
     def of(self, key: str, clips: Sequence[str]) -> np.ndarray:
         """Values of a key for these clips, NaN for a clip that this arm does not have."""
@@ -68,16 +79,16 @@ def merge_scores(parts: Sequence[ArmScores]) -> ArmScores:
     if len(names) != 1:
         raise DataError(f"scores of the arms {', '.join(names) or '(none)'}", expected="parts of one arm")
     keys = list(dict.fromkeys(key for part in parts for key in part.values))
-    rows: dict[str, tuple[ArmScores, int]] = {}
+    owner: dict[str, tuple[ArmScores, int]] = {}
     for part in parts:
         for row, clip in enumerate(part.clips):
-            rows.setdefault(clip, (part, row))
-    clips = tuple(sorted(rows))
+            owner.setdefault(clip, (part, row))
+    clips = tuple(sorted(owner))
+    rows = [owner[clip] for clip in clips]
     values = {
-        key: np.array([part.values[key][row] if key in part.values else np.nan for part, row in map(rows.get, clips)])  # type: ignore[misc]
-        for key in keys
+        key: np.array([part.values[key][row] if key in part.values else np.nan for part, row in rows]) for key in keys
     }
-    features = [part.motion_features[row] for part, row in map(rows.get, clips) if part.motion_features is not None]  # type: ignore[misc]
+    features = [part.motion_features[row] for part, row in rows if part.motion_features is not None]
     return ArmScores(
         names[0],
         clips,
@@ -86,6 +97,7 @@ def merge_scores(parts: Sequence[ArmScores]) -> ArmScores:
         {clip: reason for part in parts for clip, reason in part.left_out.items()},
         "" if clips else next((part.absent for part in parts if part.absent), ""),
         np.stack(features) if clips and len(features) == len(clips) else None,
+        merge_windows([(part.windows, row) for part, row in rows]),
     )
 
 
@@ -124,6 +136,7 @@ def cascade_result(
     gates: Sequence[Gate] = GATES,
     resamples: int = MEAN_RESAMPLES,
     seed: int = 0,
+    allow_small_n: bool = False,
 ) -> ProtocolResult:
     """One preset for the values of each arm, and one, ``gap_<arm>``, for its differences from the ground-truth arm.
 
@@ -136,6 +149,7 @@ def cascade_result(
         gates: Limits that differences are judged by; of a key that is not reported none.
         resamples: Of the bootstrap; 0: no intervals.
         seed: Of the bootstrap.
+        allow_small_n: Fréchet distances of fewer windows than features too.
 
     Raises:
         DataError: No scores of the ground-truth arm.
@@ -162,6 +176,7 @@ def cascade_result(
         presets[f"{GAP_PREFIX}{scores.arm}"] = {
             key: _gap(scores, reference, key, limits.get(key), resamples, seed) for key in keys
         }
+    _add_sets(presets, arms, Reporting(allow_small_n, resamples, 0, seed))
     left_out = {scores.arm: dict(scores.left_out) for scores in arms if scores.left_out}
     absent = {scores.arm: scores.absent for scores in arms if scores.absent}
     return ProtocolResult(
@@ -184,6 +199,29 @@ def verdicts(result: ProtocolResult, arm: str = GENERATED) -> dict[str, str | No
     """The verdict of each gate on an arm: gate -> passed, failed, undecided, or None where nothing was measured."""
     entries = result.presets.get(f"{GAP_PREFIX}{arm}", {}).values()
     return {entry["gate"]: entry["verdict"] for entry in entries if "gate" in entry}
+
+
+def _add_sets(presets: dict[str, dict[str, Entry]], arms: Sequence[ArmScores], reporting: Reporting) -> None:
+    """Distances between sets of videos and their gaps: to the true videos, else to the ground-truth arm."""
+    sets = {scores.arm: feature_set(scores.windows, scores.clips) for scores in arms}
+    whose = REAL if sets.get(REAL) is not None else GROUND_TRUTH
+    reference, truth = sets.get(whose), sets[GROUND_TRUTH]
+    for scores in arms:
+        found = set_distances(sets[scores.arm], reference, reporting)
+        gaps = set_gaps(sets[scores.arm], truth, reference, reporting)
+        for key in SET_KEYS:
+            reason = scores.absent or scores.reasons.get(key)
+            for entry in (found[key], gaps[key]):
+                entry.pop("floor", None)
+                if entry["value"] is None and sets[scores.arm] is None and reason:
+                    entry["reason"] = reason
+            found[key]["reference_set"] = gaps[key]["reference_set"] = whose
+            if scores.arm == whose:
+                found[key] |= {"value": None, "reason": "it is the set that the others are compared with"}
+                found[key].pop("ci95", None)
+            presets[scores.arm][key] = found[key]
+            if scores.arm not in (GROUND_TRUTH, whose):
+                presets[f"{GAP_PREFIX}{scores.arm}"][key] = gaps[key]
 
 
 def _mean(scores: ArmScores, key: str, resamples: int, seed: int) -> Entry:
