@@ -157,11 +157,11 @@ class TorchScriptI3d(VideoNetwork):
                 fix="fetch the file again, or state its sha256 if you trust it",
             )
         try:
-            module = torch.jit.load(str(file), map_location="cpu")
+            program = _Program(torch.jit.load(str(file), map_location="cpu"))
         except (RuntimeError, ValueError) as error:
             told = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise CheckpointError(f"no TorchScript ({told[:200]})", where=file) from error
-        network = cls(_Program(module), name="i3d_torchscript", fingerprint=found, num_features=0, min_frames=MIN_FRAMES)
+        network = cls(program, name="i3d_torchscript", fingerprint=found, num_features=0, min_frames=MIN_FRAMES)
         network.num_features = network._tried(file)
         return network
 
