@@ -24,6 +24,8 @@ from macedance.metrics.statistics import (
     small_sample_reason,
 )
 
+#: Features of the reference that vary less are dead.
+DEAD_STD = 1e-6
 NO_MUSIC = "no music beats within the clip"
 
 
@@ -112,8 +114,12 @@ def _distribution(key: str, x: Tensor, y: Tensor, preset: Preset, reporting: Rep
         own["value"] = mean_pairwise_distance(preset.standardization(y).apply(y))
         fid["reason"] = div["reason"] = f"{n} generated clips: at least 2 are needed"
         return result
+    dead = int((y.std(dim=0) < DEAD_STD).sum())
     x, y, dropped = preset.standardized(x, y)
     fid |= {"dims": dims, "dropped_dims": dropped}
+    if dead > dropped and not preset.own_statistics:
+        # Kept and divided by almost nothing: one generated clip that moves there outweighs all else.
+        fid["dead_dims"] = dead
     for entry, features in ((own, y), (div, x)):
         entry["value"] = mean_pairwise_distance(features)
         if reporting.resamples:

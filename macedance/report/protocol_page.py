@@ -16,7 +16,7 @@ from macedance.metrics.protocol_result import ProtocolResult
 from macedance.metrics.statistics import Entry
 from macedance.report.metric_texts import PRESET_TEXTS, text_of, unit_of
 from macedance.report.page import Cell, Page, format_cell
-from macedance.report.protocol_text import shortened
+from macedance.report.protocol_text import DEAD_DIMS, shortened
 
 _REFERENCE, _SHUFFLED = "_reference", "_shuffled"
 _OTHERS = "reference, other songs"
@@ -260,6 +260,7 @@ def _remarks(key: str, entries: Mapping[str, Entry], floor: Mapping[str, Entry])
 _COUNTED = {
     "n_undefined": "{} without a value",
     "dropped_dims": "{} feature dimensions do not vary in the reference and were dropped",
+    "dead_dims": DEAD_DIMS,
     "shorter_than_window": "{} clips are shorter than the preset's window and were left out",
     "reference_shorter_than_window": "{} reference clips are shorter than the preset's window and were left out",
     "feet_without_contact": "{} feet never touch the floor",

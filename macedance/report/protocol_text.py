@@ -10,6 +10,12 @@ from macedance.report.page import format_cell
 
 _HEADER = ("", "value", "95% interval", "clips", "reference", "floor", "other songs")
 
+#: What an entry's ``dead_dims`` mean.
+DEAD_DIMS = (
+    "{} feature dimensions do not vary in the reference, and this convention keeps them: a generated clip that does "
+    "vary there makes the number as large as it likes (clean drops them)"
+)
+
 
 def protocol_table(result: ProtocolResult) -> str:
     """One line a metric under each preset: value, interval, n, the reference's own, the floor and the chance level."""
@@ -35,7 +41,7 @@ def missing_values(result: ProtocolResult) -> list[str]:
 
 
 def noted(result: ProtocolResult, *, most_characters: int | None = None) -> list[str]:
-    """A line for each sentence that a reader must know, with the presets that it holds for.
+    """A line for each sentence that a reader must know, with the presets or numbers that it holds for.
 
     Args:
         result: The result.
@@ -45,6 +51,10 @@ def noted(result: ProtocolResult, *, most_characters: int | None = None) -> list
     for preset, notes in result.inputs.get("notes", {}).items():
         for note in notes:
             presets.setdefault(note, []).append(preset)
+    for preset, entries in result.presets.items():
+        for key, entry in entries.items():
+            if entry.get("dead_dims"):
+                presets.setdefault(DEAD_DIMS.format(entry["dead_dims"]), []).append(f"{preset} {key}")
     return [
         f"{', '.join(of)}: {note if most_characters is None else shortened(note, most_characters)}"
         for note, of in presets.items()

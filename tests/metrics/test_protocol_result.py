@@ -75,6 +75,10 @@ def test_the_golden_file_has_what_the_protocol_promises() -> None:
         assert set(content["floor"][name]) == {"fid_k", "fid_g"}
         assert content["floor"][name]["fid_g"]["n"] == 33
         assert content["floor"][name]["fid_k"]["value"] is None
+    # Dimensions that do not vary: clean drops them, a published convention divides by almost nothing and is told on.
+    assert content["presets"]["clean"]["fid_g"]["dropped_dims"] == 3
+    assert "dead_dims" not in content["presets"]["clean"]["fid_g"]
+    assert content["presets"]["lodge_finedance"]["fid_g"]["dead_dims"] == 2
     assert len(content["hash"]) == 64
 
 
