@@ -155,6 +155,7 @@ function startPage() {
     const open = study.questions.findIndex((other) => !given()[other.key]);
     state.question = open >= 0 ? open : Math.min(state.question + 1, study.questions.length - 1);
     showQuestions();
+    at("questions").querySelector(".now").scrollIntoView({ block: "nearest" });
   }
 
   function setSound(where) {

@@ -109,12 +109,14 @@ def make_study(request: StudyRequest, out: str | Path, progress: Callable[[int, 
     )  # fmt: skip
     _refuse_another(out, key)
     media = out / PAGE / MEDIA
-    total = 2 * len(clips)
-    for number, (clip, which) in enumerate(((clip, which) for clip in clips for which in (0, 1)), start=1):
-        source = (request.a, request.b)[which][clip]
-        copy_video(source, media / f"{names[clip][which]}.mp4", sound=not songs)
+    # In the order of names that mean nothing: the dates of the files must not tell either.
+    copies = sorted(
+        (names[clip][which], videos[clip]) for clip in clips for which, videos in ((0, request.a), (1, request.b))
+    )
+    for number, (name, source) in enumerate(copies, start=1):
+        copy_video(source, media / f"{name}.mp4", sound=not songs)
         if progress is not None:
-            progress(number, total)
+            progress(number, len(copies))
     song_names = {clip: _hidden(study, "song", clip) + path.suffix.lower() for clip, path in songs.items()}
     for clip, path in songs.items():
         copy_song(path, media / song_names[clip])

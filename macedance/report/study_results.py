@@ -1,4 +1,4 @@
-"""What a study found, as a result of the protocol and as a page: win rates, agreement, the metrics that follow raters."""
+"""What a study found, as a result of the protocol and as a page: win rates, agreement, metrics that follow raters."""
 
 from __future__ import annotations
 
