@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 #: Air around a person's box in a crop, share of its longer side.
 CROP_MARGIN = 0.1
-#: Colour beyond the edge of the picture: ImageNet's mean, which such networks take for nothing.
+#: Colour beside the person and beyond the picture: ImageNet's mean, which such networks take for nothing.
 _BEYOND = (124, 116, 104)
 
 
@@ -129,29 +129,37 @@ def box_of_frame(boxes_T4: np.ndarray, frame: int) -> np.ndarray:
 
 
 def square_crop(picture_HW3: np.ndarray, box: np.ndarray, side: int, margin: float = CROP_MARGIN) -> np.ndarray:
-    """The square around a box, with its margin, as a picture (side, side, 3) uint8.
+    """What is in a box, with a margin, in the middle of a grey square (side, side, 3) uint8.
 
-    The square is around the middle of the box and as long as its longer side, so that nobody is stretched; what it has
-    beyond the picture is grey. Reduced by area means.
+    The square is as long as the longer side of the box, so that nobody is stretched; beside the box and beyond the
+    picture it is grey, so that the background says little. Reduced by area means.
+
+    Args:
+        picture_HW3: The picture.
+        box: Left, top, right, bottom.
+        side: Of the square, pixels.
+        margin: Air around the box, share of its longer side.
 
     Raises:
-        DataError: A box without numbers or without area.
+        DataError: A box without numbers, without area or beside the picture.
     """
     import cv2
 
     low, high = np.asarray(box[:2], dtype=np.float64), np.asarray(box[2:4], dtype=np.float64)
-    length = float((high - low).max()) * (1 + 2 * margin)
-    if not np.isfinite(length) or length < 1:
+    longer = float((high - low).max())
+    if not np.isfinite(longer) or longer < 1:
         raise DataError(f"the box {np.round(box, 1).tolist()} has no area", expected="left, top, right, bottom")
-    start = np.round((low + high - length) / 2).astype(int)
-    size = max(1, round(length))
-    height, width = picture_HW3.shape[:2]
+    air = margin * longer
+    # Whole pixels: the square first, then what of the box and of the picture is in it.
+    size = max(1, round(longer + 2 * air))
+    start = np.round((low + high - size) / 2).astype(int)
+    shape = np.array(picture_HW3.shape[1::-1])
+    first = np.maximum(np.maximum(np.round(low - air).astype(int), start), 0)
+    last = np.minimum(np.minimum(np.round(high + air).astype(int), start + size), shape)
     square = np.empty((size, size, 3), dtype=np.uint8)
     square[:] = _BEYOND
-    left, top = np.maximum(start, 0)
-    right, bottom = min(start[0] + size, width), min(start[1] + size, height)
-    if right > left and bottom > top:
-        square[top - start[1] : bottom - start[1], left - start[0] : right - start[0]] = picture_HW3[
-            top:bottom, left:right
-        ]
+    if (last <= first).any():
+        raise DataError(f"the box {np.round(box, 1).tolist()} is beside the picture", expected="a box inside it")
+    (left, top), (right, bottom) = first - start, last - start
+    square[top:bottom, left:right] = picture_HW3[first[1] : last[1], first[0] : last[0]]
     return cv2.resize(square, (side, side), interpolation=cv2.INTER_AREA if size > side else cv2.INTER_LINEAR)

@@ -60,17 +60,24 @@ def test_boxes_are_kept_inside_the_picture_and_empty_ones_are_nobody() -> None:
         box_of_frame(found, 3)
 
 
-def test_a_crop_is_square_and_grey_beyond_the_picture() -> None:
+def test_a_crop_is_square_and_grey_beside_the_person() -> None:
+    grey = (124, 116, 104)
     picture = np.zeros((40, 30, 3), np.uint8)
     picture[10:30, 5:15] = 255
     inside = square_crop(picture, np.array([5, 10, 15, 30]), 20, margin=0.0)
     assert inside.shape == (20, 20, 3)
     assert (inside[:, 5:15] == 255).all()
-    assert (inside[:, 0:5] == 0).all(), "the square is as long as the box is high"
-    beyond = square_crop(picture, np.array([-20, 10, 0, 30]), 20, margin=0.0)
-    assert (beyond[:, :18] == (124, 116, 104)).all()
+    assert (inside[:, :5] == grey).all(), "the square is as long as the box is high, the rest of it is nobody's"
+    assert (inside[:, 15:] == grey).all()
+    with_air = square_crop(picture, np.array([5, 10, 15, 30]), 24)
+    assert (with_air[2:22, 7:17] == 255).all()
+    assert (with_air[2:22, 5:7] == 0).all(), "a tenth of the height around the person"
+    cut_off = square_crop(picture, np.array([-10, 10, 10, 30]), 20, margin=0.0)
+    assert (cut_off[:, :10] == grey).all()
+    assert (cut_off[:, 15:] == 255).all()
 
 
-def test_a_crop_of_nobody_is_refused() -> None:
-    with pytest.raises(DataError, match="has no area"):
-        square_crop(np.zeros((8, 8, 3), np.uint8), np.array([np.nan] * 4), 16)
+@pytest.mark.parametrize(("box", "message"), [([np.nan] * 4, "has no area"), ([-50, 0, -20, 30], "beside the picture")])
+def test_a_crop_of_nobody_is_refused(box: list[float], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        square_crop(np.zeros((8, 8, 3), np.uint8), np.array(box, dtype=np.float64), 16)

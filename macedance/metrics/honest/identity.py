@@ -58,7 +58,7 @@ def reference_of(references: Mapping[str, np.ndarray] | None, video: Video) -> n
 class PersonIdentity(PerVideoMetric):
     """How alike the person is throughout: cosine in [-1, 1] of DINO features of crops of the person.
 
-    VBench's subject consistency has the background in it; this has not more than a square around the person holds.
+    VBench's subject consistency has the whole background in it; this has what the person's box shows of it.
     ``person_identity`` is the mean over frames, ``person_identity_p10`` their tenth percentile. Without reference
     images the first frame is the reference and is not compared with itself.
 

@@ -8,34 +8,29 @@ from typing import Any
 import numpy as np
 
 from macedance.metrics.appearance.vbench import gathered
-from macedance.metrics.honest.adherence import ADHERENCE_KEYS
 from macedance.metrics.honest.driven import KeptKeypoints, PoseAdherence
 from macedance.metrics.honest.identity import FaceSimilarity, PersonIdentity
-from macedance.metrics.honest.person_motion import VideoMotion
+from macedance.metrics.honest.person_motion import WHOLE_FRAME_NOTE, VideoMotion
 from macedance.metrics.protocol_result import ProtocolResult
 from macedance.metrics.video_protocol import VideoPreset
 from macedance.metrics.videos import PerVideoMetric
+from macedance.vision.crops import BoxSource
 from macedance.vision.networks import Networks
 
 PRESET = "honest"
-HONEST_KEYS: tuple[str, ...] = (
-    "person_motion",
-    "warp_error",
-    "warp_error_person",
-    "warp_error_background",
-    "warp_valid",
-    "person_identity",
-    "person_identity_p10",
-    "face_similarity",
-    "face_similarity_p10",
-    "face_rate",
-    "face_drift",
-    *ADHERENCE_KEYS,
-)
+_MOTION, _IDENTITY, _FACE, _ADHERENCE = "person_motion", "person_identity", "face_similarity", "pck_05"
+_KEYS: Mapping[str, tuple[str, ...]] = {
+    _MOTION: VideoMotion.all_keys,
+    _IDENTITY: PersonIdentity.keys,
+    _FACE: FaceSimilarity.keys,
+    _ADHERENCE: PoseAdherence.keys,
+}
+HONEST_KEYS: tuple[str, ...] = tuple(key for keys in _KEYS.values() for key in keys)
 NO_DRIVING = "no driving keypoints were given (--driving DIR): nothing says where the dancer should be"
-#: Body (or, without a detector, picture) heights per second below which a video is named as one that stands still: a
-#: tenth of what slow dances have.
-STILL = 0.02
+OWN_REFERENCE_NOTE = "no reference images: person and face are compared with the first frame of each video that has one"
+#: Body (or, without a detector, picture) heights per second below which a video is named as one that stands still.
+#: Encoded, a frozen video has 0.00003; the slowest of 8 rendered dances has 0.065, and 0.015 of the whole picture.
+STILL = 0.005
 
 
 def honest_preset(
@@ -43,6 +38,7 @@ def honest_preset(
     *,
     keypoints: KeptKeypoints | None = None,
     no_keypoints: str = "no source of keypoints was chosen",
+    boxes: BoxSource | None = None,
     references: Mapping[str, np.ndarray] | None = None,
     driving: Mapping[str, np.ndarray] | None = None,
     **options: Any,
@@ -51,39 +47,49 @@ def honest_preset(
 
     Args:
         networks: DINO, YuNet and AuraFace.
-        keypoints: Finds the dancer and their keypoints; None: motion is the whole picture's, identity and adherence
-            have no value.
+        keypoints: Finds the dancer and their keypoints; None: no adherence.
         no_keypoints: Why there is none.
+        boxes: Finds the dancer; None: ``keypoints`` does. Without either motion is the whole picture's, which the
+            result says, and identity has no value.
         references: Video name -> picture that shows the person; None: each video's own first frame.
         driving: Video name -> (T, 17, 3) where the dancer should be, in the video's pixels; None: no pose adherence.
         options: As PerVideoMetric, for all metrics.
 
+    Returns:
+        The preset. What it lacks weights or inputs for is in ``unavailable``.
+
     Raises:
         CheckpointError: Weights that are there and are not what they should be.
     """
+    people = keypoints if boxes is None else boxes
     makers: dict[str, Callable[[], PerVideoMetric]] = {
-        "person_motion": lambda: VideoMotion(keypoints, **options),
-        "face_similarity": lambda: FaceSimilarity(
-            networks.face_detector, networks.face_embedder, boxes=keypoints, references=references, **options
+        _MOTION: lambda: VideoMotion(people, **options),
+        _FACE: lambda: FaceSimilarity(
+            networks.face_detector, networks.face_embedder, boxes=people, references=references, **options
         ),
     }
-    if keypoints is not None:
-        makers["person_identity"] = lambda: PersonIdentity(keypoints, networks.dino, references=references, **options)
-        if driving is not None:
-            makers["pck_05"] = lambda: PoseAdherence(keypoints, driving, **options)
-    metrics, unavailable = gathered(makers)
-    if "face_similarity" in unavailable:
-        unavailable["face_rate"] = unavailable["face_similarity"]
-    if keypoints is None:
-        unavailable |= dict.fromkeys(("person_identity", *ADHERENCE_KEYS), no_keypoints)
-    elif driving is None:
-        unavailable |= dict.fromkeys(ADHERENCE_KEYS, NO_DRIVING)
-    return VideoPreset(PRESET, metrics, unavailable, HONEST_KEYS)
+    reasons = {_ADHERENCE: NO_DRIVING if driving is None else no_keypoints}
+    if people is not None:
+        makers[_IDENTITY] = lambda: PersonIdentity(people, networks.dino, references=references, **options)
+    else:
+        reasons[_IDENTITY] = no_keypoints
+    if keypoints is not None and driving is not None:
+        makers[_ADHERENCE] = lambda: PoseAdherence(keypoints, driving, **options)
+        del reasons[_ADHERENCE]
+    metrics, absent = gathered(makers)
+    unavailable = {key: reason for which, reason in (reasons | absent).items() for key in _KEYS[which]}
+    return VideoPreset(PRESET, metrics, unavailable, HONEST_KEYS, _notes(metrics, people is None, references is None))
+
+
+def _notes(metrics: list[PerVideoMetric], nobody_found: bool, own_reference: bool) -> list[str]:
+    notes = [f"{_MOTION}: {WHOLE_FRAME_NOTE}"] if nobody_found else []
+    compares = any(isinstance(metric, PersonIdentity | FaceSimilarity) for metric in metrics)
+    return [*notes, OWN_REFERENCE_NOTE] if compares and own_reference else notes
 
 
 def stillness_notes(result: ProtocolResult) -> list[str]:
     """A sentence that names the videos that stand still, which are the best ones of half of VBench."""
-    clips = result.per_clip.get(PRESET, {}).get("person_motion", {})
+    clips = result.per_clip.get(PRESET, {}).get(_MOTION, {})
     still = [name for name, value in clips.items() if value < STILL]
     if not still:
         return []
