@@ -52,8 +52,6 @@ class MotionProtocol(DanceProtocol):
         ConfigError: A number below 1, or a preset that is unknown or not for joints.
     """
 
-    title = "motion"
-
     def __init__(
         self,
         every_n_steps: int | None = None,

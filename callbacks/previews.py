@@ -8,7 +8,6 @@ from contextlib import nullcontext
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from callbacks.ema import EmaCallback
 from callbacks.run_files import find_callback
@@ -112,11 +111,6 @@ def beating(trainer: pl.Trainer, progress: Callable[[int, int], None] | None) ->
             progress(done, total)
 
     return tell
-
-
-def say_without_split(split: str) -> None:
-    """Say why nothing is judged."""
-    rank_zero_info(f"the corpus has no {split} split: there is nothing to dance to and to be judged by")
 
 
 def averaged_dances(

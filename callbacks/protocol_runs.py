@@ -23,7 +23,7 @@ from torchmetrics import Metric
 from callbacks.agreement import agreed_evaluation, from_first, gather
 from callbacks.best import Best
 from callbacks.ema import preview_network
-from callbacks.previews import Preview, averaged_dances, say_without_split, share_of, spread
+from callbacks.previews import Preview, averaged_dances, share_of, spread
 from callbacks.run_files import MetricsCsv, find_callback
 from datamodules.motion import Clip
 from lightning_modules.motion_expert import MotionExpertModule
@@ -34,6 +34,10 @@ from macedance.report.progress import Progress
 
 SPLIT = "val"
 FOLDER = "protocol"
+#: Keys of the reference's own values end so.
+REFERENCE = "_reference"
+#: Keys that a message names before it counts them.
+_NAMED = 6
 
 MetricType = TypeVar("MetricType", bound=Metric)
 
@@ -118,8 +122,8 @@ class DanceProtocol(Preview):
         every_n_epochs: As of Preview.
     """
 
-    #: What its result is called, in file names and messages.
-    title = "protocol"
+    #: What its results' files are called before their step.
+    file_stem = "step"
 
     def __init__(self, settings: DanceSettings, every_n_steps: int | None, every_n_epochs: int | None) -> None:
         super().__init__(every_n_steps, every_n_epochs)
@@ -131,7 +135,7 @@ class DanceProtocol(Preview):
 
     def file(self, trainer: pl.Trainer) -> Path:
         """Where the result of this step goes."""
-        return Path(trainer.default_root_dir) / FOLDER / f"step-{trainer.global_step:08d}.json"
+        return Path(trainer.default_root_dir) / FOLDER / f"{self.file_stem}-{trainer.global_step:08d}.json"
 
     def together(self, trainer: pl.Trainer, what: str, function: Callable[[], Any]) -> Any:
         """Call a function on every rank; an error of one ends all of them with it."""
@@ -155,13 +159,12 @@ class DanceProtocol(Preview):
         Raises:
             MaceDanceError: On every rank, where any of them failed.
         """
-        for other in trainer.callbacks:  # type: ignore[attr-defined]
-            made = other.danced if isinstance(other, DanceProtocol) else None
+        for made in (protocol.danced for protocol in all_protocols(trainer)):
             if made is not None and made.step == trainer.global_step and made.settings == self.settings:
                 return made
         chosen = self.together(trainer, "listing the validation clips", lambda: self._chosen(trainer))
         if not chosen:
-            self._say("split", lambda: say_without_split(SPLIT))
+            self._say("split", f"the corpus has no {SPLIT} split: there is nothing to dance to and to be judged by")
             return None
         ids = list(share_of(len(chosen), trainer.global_rank, trainer.world_size))
         numbers = [chosen[i] for i in ids]
@@ -221,14 +224,15 @@ class DanceProtocol(Preview):
         }
 
     def publish(
-        self, trainer: pl.Trainer, result: ProtocolResult | None, prefixes: Mapping[str, str]
+        self, trainer: pl.Trainer, result: ProtocolResult | None, prefixes: Mapping[str, str | None]
     ) -> dict[str, float]:
         """Write the first rank's result and tell its values to the tables, the loggers and who keeps the best.
 
         Args:
             trainer: The trainer.
             result: On the first rank the result.
-            prefixes: Preset -> what its values are called by before their key, ``val/`` where it is not named.
+            prefixes: Preset -> what its values are called by before their key, ``val/`` where it is not named; None:
+                they are in the file only.
 
         Returns:
             Name -> value, on every rank; keys without a value are left out, with the reason said once.
@@ -246,7 +250,7 @@ class DanceProtocol(Preview):
                 csv_file.write_validation(trainer.global_step, values)
             for logger in trainer.loggers:
                 logger.log_metrics(values, step=trainer.global_step)
-            self._say_missing(result)
+            self._say_missing(trainer, result, prefixes)
             return values
 
         values: dict[str, float] = from_first(self.on_first_rank(trainer, "writing the result", write))
@@ -255,38 +259,53 @@ class DanceProtocol(Preview):
                 callback.offer(trainer.global_step, values)
         return values
 
-    def _say_missing(self, result: ProtocolResult) -> None:
-        """Name the numbers that there are not, by their reasons; each reason once in a run."""
+    def _say_missing(self, trainer: pl.Trainer, result: ProtocolResult, prefixes: Mapping[str, str | None]) -> None:
+        """Name the numbers that there are not, by their reasons; each reason once in a run, whoever has it."""
         missing: dict[str, list[str]] = {}
-        for entries in result.presets.values():
+        for preset, entries in result.presets.items():
             for key, entry in entries.items():
-                if entry.get("value") is None:
-                    missing.setdefault(str(entry.get("reason", "no value")), []).append(key)
+                if entry.get("value") is None and prefixes.get(preset, "val/") is not None:
+                    reason = str(entry.get("reason", "no value")).partition("; at ")[0]
+                    missing.setdefault(reason, []).append(key.removesuffix(REFERENCE))
+        said = {reason for protocol in all_protocols(trainer) for reason in protocol._said}
         for reason, keys in missing.items():
-            names = ", ".join(dict.fromkeys(keys))
-            self._say(reason, partial(rank_zero_info, f"validation numbers left out: {names}: {reason}"))
+            if reason not in said:
+                self._say(reason, f"validation numbers left out: {_listed(list(dict.fromkeys(keys)))}: {reason}")
+        if missing.keys() - said:
+            rank_zero_info(f"the whole reasons are in {self.file(trainer)}")
 
-    def _say(self, key: str, say: Callable[[], object]) -> None:
+    def _say(self, key: str, text: str) -> None:
         if key not in self._said:
             self._said.add(key)
-            say()
+            rank_zero_info(text)
 
 
-def named_values(result: ProtocolResult, prefixes: Mapping[str, str]) -> dict[str, float]:
+def all_protocols(trainer: pl.Trainer) -> list[DanceProtocol]:
+    """Every callback of this kind."""
+    return [callback for callback in trainer.callbacks if isinstance(callback, DanceProtocol)]  # type: ignore[attr-defined]
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def named_values(result: ProtocolResult, prefixes: Mapping[str, str | None]) -> dict[str, float]:
     """Values of a result as logs call them: ``val/fid_k``, or with the prefix of their preset."""
-    return {
-        f"{prefixes.get(preset, 'val/')}{key}": float(entry["value"])
-        for preset, entries in result.presets.items()
-        for key, entry in entries.items()
-        if entry.get("value") is not None
-    }
+    named: dict[str, float] = {}
+    for preset, entries in result.presets.items():
+        prefix = prefixes.get(preset, "val/")
+        if prefix is not None:
+            named |= {f"{prefix}{key}": float(e["value"]) for key, e in entries.items() if e.get("value") is not None}
+    return named
 
 
 def gathered(metric: MetricType) -> MetricType:
-    """A copy of a metric that holds what all ranks' have seen; a collective, the only one of an evaluation's metric."""
+    """A copy of a metric that holds what all ranks' have seen and never gathers again; a collective."""
     with metric.sync_context(dist_sync_fn=metric.dist_sync_fn):
         states = dict(metric.metric_state)
     whole = copy.deepcopy(metric)
+    whole.sync_on_compute = whole._to_sync = False
     for name, state in states.items():
         setattr(whole, name, state)
     return whole
