@@ -15,10 +15,10 @@ import numpy as np
 from macedance.errors import CheckpointError, DependencyError
 from macedance.vision.blazepose_detector import BlazePoseDetector, Detection, Roi
 from macedance.vision.blazepose_landmarks import COCO_LANDMARKS, BlazePoseLandmarker, Landmarks
-from macedance.vision.blazepose_weights import DETECTION, LANDMARKS
+from macedance.vision.blazepose_weights import DETECTION, LANDMARKS, REQUIREMENT, SHA256
 from macedance.vision.keypoints import KeypointRows, Progress, VideoKeypoints
 from macedance.vision.video import Video
-from macedance.vision.weights import KNOWN, check_hashes, file_sha256
+from macedance.vision.weights import file_sha256
 
 #: Air around the landmarks' box, which ends at ankles, hands and eyes, as a share of its longer side.
 _BOX_MARGIN = 0.1
@@ -71,12 +71,19 @@ class BlazePoseKeypoints:
             CheckpointError: A file is missing, damaged or not the published one.
         """
         folder = Path(folder)
-        check_hashes(KNOWN["blazepose"], folder)
-        hashes = {f"blazepose/{name}": file_sha256(folder / name) for name in (DETECTION, LANDMARKS)}
+        hashes = {name: file_sha256(folder / name) for name in SHA256}
+        for name, expected in SHA256.items():
+            if hashes[name] != expected:
+                raise CheckpointError(
+                    f"another file: its sha256 is {hashes[name]}",
+                    where=folder / name,
+                    expected=f"{expected} of {REQUIREMENT}",
+                    fix="remove it and `macedance evaluate weights --download blazepose`",
+                )
         return cls(
             BlazePoseDetector(LiteRTNetwork(folder / DETECTION, threads=threads), threshold=threshold),
             BlazePoseLandmarker(LiteRTNetwork(folder / LANDMARKS, threads=threads)),
-            weights=hashes,
+            weights={f"blazepose/{name}": found for name, found in hashes.items()},
             tracking_threshold=threshold,
         )
 
