@@ -199,10 +199,16 @@ class AnimationMetrics:
         for distance in self.sets.values():
             distance.update(collector.windows(), clip, real=real)
 
-    def compute(self) -> dict[str, dict[str, Entry]]:
-        """Preset -> key -> entry; ``fvd`` and ``kvd`` with their ``floor``. To be called on every rank."""
+    def compute(self, *, paired: bool = True) -> dict[str, dict[str, Entry]]:
+        """Preset -> key -> entry; ``fvd`` and ``kvd`` with their ``floor``. To be called on every rank.
+
+        Args:
+            paired: Videos came in pairs; False: the metrics of pairs are entries without a value that say so.
+        """
         of_pairs: dict[str, Entry] = {}
-        for metric in self.pairs:
+        if not paired:
+            of_pairs = {key: {"value": None, "n": 0, "reason": UNPAIRED} for key in PAIR_KEYS}
+        for metric in self.pairs if paired else ():
             of_pairs |= metric.compute()
         found: dict[str, dict[str, Entry]] = {}
         for preset in self.presets:
@@ -216,7 +222,7 @@ class AnimationMetrics:
         return {key: values for metric in self.pairs for key, values in metric.per_video().items() if values}
 
     def too_short(self, *, real: bool) -> list[int]:
-        """Clips too short for a window; after ``compute``."""
+        """Clips of all ranks too short for a window; to be called on every rank."""
         return next(iter(self.sets.values())).too_short(real=real) if self.sets else []
 
     def _missing(self, key: str) -> Entry:

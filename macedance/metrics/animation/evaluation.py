@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from macedance.errors import ConfigError, DataError
-from macedance.metrics.animation.bundle import PAIR_KEYS, UNPAIRED, AnimationMetrics
+from macedance.metrics.animation.bundle import AnimationMetrics
 from macedance.metrics.animation.windows import frame_count
 from macedance.metrics.protocol_result import PerClip, ProtocolResult
 from macedance.metrics.statistics import Entry
@@ -89,11 +89,9 @@ def _result(
     notes: list[str],
     left_out: Mapping[str, Mapping[str, str]],
 ) -> ProtocolResult:
-    presets = metrics.compute()
+    presets = metrics.compute(paired=paired)
     floors: dict[str, dict[str, Entry]] = {}
     for name, entries in presets.items():
-        if not paired:
-            entries |= {key: {"value": None, "n": 0, "reason": UNPAIRED} for key in PAIR_KEYS}
         floors[name] = {key: entry.pop("floor") for key, entry in entries.items() if "floor" in entry}
     per_clip: PerClip = {}
     if paired:

@@ -115,6 +115,7 @@ class FrechetVideoDistance(GatheredMetric):
         super().__init__(**kwargs)
         self.looking = VideoFeatureMetric(network, preset, sampling or WindowSampling())
         self.reporting = reporting or Reporting()
+        self._short: dict[bool, list[int]] = {}
         for which in _SETS:
             # Of each window the clip and its number in it; of each clip how many windows it has.
             self.add_rows(f"{which}_windows", 2, dtype=torch.int64)
@@ -154,8 +155,9 @@ class FrechetVideoDistance(GatheredMetric):
 
         Clips too short for a window are counted as ``too_short`` and ``too_short_reference``.
         """
-        generated, reference = (self.feature_set(real) for real in (False, True))
-        short = {"too_short": len(self.too_short(real=False)), "too_short_reference": len(self.too_short(real=True))}
+        generated, reference = (self._feature_set(which) for which in _SETS)
+        self._short = {bool(real): self._clips_without_window(which) for real, which in enumerate(_SETS)}
+        short = {"too_short": len(self._short[False]), "too_short_reference": len(self._short[True])}
         if not generated.num_clips or not reference.num_clips:
             counts = {"n": len(generated.features), "n_reference": len(reference.features)}
             empty: Entry = {"value": None, "reason": "no windows in a set"} | counts
@@ -163,17 +165,25 @@ class FrechetVideoDistance(GatheredMetric):
         entries = set_entries(generated, reference, ddof=self.looking.preset.ddof, reporting=self.reporting)
         return {key: entry | {k: v for k, v in short.items() if v} for key, entry in entries.items()}
 
-    def feature_set(self, real: bool) -> FeatureSet:
-        """Features of the windows gathered so far, each once, in the order of their clips."""
-        numbers = self.rows_of(f"{_SETS[real]}_windows")
+    def too_short(self, *, real: bool) -> list[int]:
+        """Numbers of the clips of all ranks that are too short for a window; call it on every rank."""
+        self.compute()
+        return self._short[real]
+
+    def reset(self) -> None:
+        """Forget every video."""
+        super().reset()
+        self._short = {}
+
+    def _feature_set(self, which: str) -> FeatureSet:
+        """Features of the windows, each once, in the order of their clips."""
+        numbers = self.rows_of(f"{which}_windows")
         chosen = first_of_each(numbers)
-        features = torch.from_numpy(self.rows_of(f"{_SETS[real]}_features")[chosen]).double()
+        features = torch.from_numpy(self.rows_of(f"{which}_features")[chosen]).double()
         return FeatureSet(features, numbers[chosen, 0])
 
-    def too_short(self, *, real: bool) -> list[int]:
-        """Numbers of the clips, gathered so far, that are too short for a window."""
-        clips = self.rows_of(f"{_SETS[real]}_clips")
-        return sorted({int(clip) for clip, windows in clips if not windows})
+    def _clips_without_window(self, which: str) -> list[int]:
+        return sorted({int(clip) for clip, windows in self.rows_of(f"{which}_clips") if not windows})
 
     def _windows_of(self, video: Video | Tensor | Iterable[Tensor], clip: int, fps: float) -> Iterable[Tensor]:
         if isinstance(video, Tensor):
