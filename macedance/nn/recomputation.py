@@ -31,6 +31,15 @@ def recompute_activations(network: nn.Module, patterns: Sequence[str]) -> list[s
     Raises:
         ConfigError: A pattern matches no submodule; the nearest names are listed.
     """
+    chosen = matching_submodules(network, patterns)
+    for name in chosen:
+        module = network.get_submodule(name)
+        module.forward = _Recomputed(module, module.forward)  # type: ignore[method-assign, assignment]
+    return chosen
+
+
+def matching_submodules(network: nn.Module, patterns: Sequence[str]) -> list[str]:
+    """Names of the outermost submodules that match; see ``recompute_activations``."""
     names = [name for name, module in network.named_modules() if name and not isinstance(module, nn.ModuleList)]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
@@ -45,8 +54,6 @@ def recompute_activations(network: nn.Module, patterns: Sequence[str]) -> list[s
     for name in names:
         is_inside = any(name.startswith(f"{outer}.") for outer in chosen)
         if not is_inside and any(fnmatchcase(name, pattern) for pattern in patterns):
-            module = network.get_submodule(name)
-            module.forward = _Recomputed(module, module.forward)  # type: ignore[method-assign, assignment]
             chosen.append(name)
     return chosen
 

@@ -66,8 +66,7 @@ class AppearanceExpert(nn.Module):
         self.geometry = LatentGeometry.of(vae, arguments["patch_size"][-1])
         if weights is None:
             self.transformer = WanAnimateTransformer3DModel(**arguments)
-            if precision == "bfloat16":
-                self.transformer = self.transformer.to(torch.bfloat16)
+            _cast(self.transformer, getattr(torch, precision))
         else:
             self.transformer = _loaded(weights, arguments, precision)
 
@@ -96,6 +95,14 @@ class AppearanceExpert(nn.Module):
             return_dict=False,
         )[0]
         return predicted
+
+
+def _cast(transformer: Any, dtype: torch.dtype) -> None:
+    """Bring the weights to a precision, but for those that diffusers keeps in float32 when it loads a model."""
+    kept = set(transformer._keep_in_fp32_modules)
+    for name, parameter in transformer.named_parameters():
+        if not kept.intersection(name.split(".")):
+            parameter.data = parameter.data.to(dtype)
 
 
 def _checked(transformer: Mapping[str, Any], vae: Mapping[str, Any]) -> dict[str, Any]:
