@@ -120,7 +120,8 @@ def evaluate(options: argparse.Namespace) -> ProtocolResult:
         resolution=sets.resolution,
         left_out=sets.left_out,
     )
-    return replace(result, weights=sets.weights).with_notes({"inputs": sets.notes})
+    inputs = {**result.inputs, "settings": {**result.inputs["settings"], **sets.settings}}
+    return replace(result, inputs=inputs, weights=sets.weights).with_notes({"inputs": sets.notes})
 
 
 def _check_options(options: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from launch.keypoint_sources import KEYPOINT_SOURCES, keypoint_source
 from launch.options import say
@@ -14,6 +14,7 @@ from macedance.errors import DataError, MaceDanceError
 if TYPE_CHECKING:
     from macedance.metrics.clips import ClipFolder, Kind
     from macedance.metrics.conventions import Clip
+    from macedance.metrics.song_beats import Heard
     from macedance.vision.keypoints import KeypointSource
 
 SETS = ("generated", "reference")
@@ -30,6 +31,7 @@ class Sets:
         notes: What a reader must know of the inputs, one sentence each.
         weights: Model -> sha256, where keypoints were found by networks.
         resolution: Width and height of the videos, where both sets have one and the same.
+        settings: What else the numbers depend on: where keypoints and beats come from.
     """
 
     generated: list[Clip]
@@ -38,6 +40,7 @@ class Sets:
     notes: list[str]
     weights: dict[str, str]
     resolution: tuple[int, int] | None
+    settings: dict[str, Any]
 
 
 def read_sets(options: argparse.Namespace) -> Sets:
@@ -47,6 +50,8 @@ def read_sets(options: argparse.Namespace) -> Sets:
         DataError: Folders that cannot be judged; every file at fault is named.
         DependencyError: The weights of the keypoint networks are not there.
     """
+    from macedance.metrics.song_beats import BEAT_FPS
+
     source = keypoint_source(options.keypoints, options.weights, options.device) if options.keypoints else None
     chosen = _chosen(options, source)
     folders: dict[str, ClipFolder] = {}
@@ -74,9 +79,14 @@ def read_sets(options: argparse.Namespace) -> Sets:
             say(f"left out of the {which} clips: {name}: {why}")
     clips = {which: folder.clips for which, folder in folders.items()}
     notes = _input_notes(folders, options)
+    settings: dict[str, Any] = {}
+    if source is not None:
+        settings["keypoints"] = {"source": source.name, **source.settings}
     if options.music:
         clips, heard = _with_music(clips, Path(options.music))
-        notes += heard
+        notes += [note for which in SETS for note in heard[which].notes(which)]
+        if any(part.found for part in heard.values()):
+            settings["tracked_beats_fps"] = BEAT_FPS
     return Sets(
         clips["generated"],
         clips["reference"],
@@ -84,11 +94,12 @@ def read_sets(options: argparse.Namespace) -> Sets:
         notes,
         {} if source is None else dict(source.weights),
         _resolution(folders),
+        settings,
     )
 
 
-def _with_music(clips: dict[str, list[Clip]], folder: Path) -> tuple[dict[str, list[Clip]], list[str]]:
-    """The clips with the beats of their songs, and what is to be said of it."""
+def _with_music(clips: dict[str, list[Clip]], folder: Path) -> tuple[dict[str, list[Clip]], dict[str, Heard]]:
+    """The clips with the beats of their songs, by set, and which of them got any."""
     from macedance.metrics.song_beats import song_files, with_songs
     from macedance.music.cache import cache_root
     from macedance.report.progress import Progress
@@ -103,14 +114,9 @@ def _with_music(clips: dict[str, list[Clip]], folder: Path) -> tuple[dict[str, l
             where=folder,
             expected="songs named as the clips, as their `song`, or as AIST++ names its music",
         )
-    result: dict[str, list[Clip]] = {}
-    notes: list[str] = []
-    start = 0
-    for which, members in clips.items():
-        part = heard.part(start, start + len(members))
-        result[which], start = part.clips, start + len(members)
-        notes += part.notes(which)
-    return result, notes
+    half = len(clips["generated"])
+    parts = {"generated": heard.part(0, half), "reference": heard.part(half, len(both))}
+    return {which: part.clips for which, part in parts.items()}, parts
 
 
 def _input_notes(folders: dict[str, ClipFolder], options: argparse.Namespace) -> list[str]:

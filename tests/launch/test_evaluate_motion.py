@@ -302,6 +302,8 @@ def test_music_gives_beats_by_the_names_of_songs(tmp_path: Path, capsys: pytest.
     file = tmp_path / "r.json"
     assert evaluate(ours, theirs, "--music", str(music), "--json", str(file)) == 0
     inputs = read_protocol(file).inputs
+    # Tracked and known beats are not the same measurement: the settings, and so the hash, tell them apart.
+    assert inputs["settings"]["tracked_beats_fps"] == 30
     assert inputs["fps"] == {"generated": [30.0], "reference": [60.0]}
     assert inputs["with_music"] == {"generated": 3, "reference": 2}
     told = capsys.readouterr().err
@@ -323,7 +325,7 @@ class Swaying:
 
     def __post_init__(self) -> None:
         self.weights = {"swaying": "ab" * 32}
-        self.settings: dict[str, float | int | str] = {}
+        self.settings: dict[str, float | int | str] = {"threshold": 0.5}
 
     def __call__(self, video: Video, progress: Progress | None = None) -> VideoKeypoints:
         rows, number = KeypointRows(17), 0
@@ -364,6 +366,7 @@ def test_videos_are_judged_by_keypoints(
     assert result.inputs["kind"] == "keypoints"
     assert result.inputs["resolution"] == [64, 64]
     assert result.weights == {"swaying": "ab" * 32}
+    assert result.inputs["settings"]["keypoints"] == {"source": "swaying", "threshold": 0.5}
     assert result.presets["clean"]["jerk"]["n"] == 3
     assert "4 of 60 frames: v1 (4)" in capsys.readouterr().err
     # One frame, nobody to be seen, no video at all: named, and left out only when that is asked for.
