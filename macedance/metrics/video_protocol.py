@@ -60,12 +60,16 @@ class VideoPreset:
         for metric in self.metrics:
             metric.reset()
 
-    def entries(self) -> dict[str, Entry]:
-        """Key -> entry, of the videos of all ranks: on several, every rank must call it."""
+    def entries(self, *, unavailable: bool = True) -> dict[str, Entry]:
+        """Key -> entry, of the videos of all ranks: on several, every rank must call it.
+
+        Args:
+            unavailable: Also those without a metric, with the reason.
+        """
         found: dict[str, Entry] = {}
         for metric in self.metrics:
             found |= metric.compute()
-        for key, reason in self.unavailable.items():
+        for key, reason in self.unavailable.items() if unavailable else ():
             found.setdefault(key, {"value": None, "n": 0, "reason": reason})
         ordered = [key for key in self.order if key in found]
         return {key: found[key] for key in (*ordered, *(key for key in found if key not in ordered))}
@@ -98,6 +102,7 @@ def evaluate_videos(
     videos: Sequence[Video],
     *,
     reference: Sequence[Video] = (),
+    reference_presets: Sequence[VideoPreset] | None = None,
     settings: Mapping[str, Any] | None = None,
     left_out: Mapping[str, Mapping[str, str]] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -108,6 +113,8 @@ def evaluate_videos(
         presets: Presets of different names; their metrics are reset first.
         videos: Videos of different names.
         reference: Videos that are judged likewise, for comparison: their keys end in ``_reference``.
+        reference_presets: Presets of the same names for these, where they need others; only numbers of metrics that
+            ``presets`` has too can be compared.
         settings: Of the evaluation, for the record and the hash.
         left_out: ``generated`` and ``reference`` -> file -> why it was left out before, for the record.
         progress: Called with (videos done, videos in all).
@@ -118,22 +125,23 @@ def evaluate_videos(
     """
     sets = {"generated": list(videos), "reference": list(reference)}
     _check(presets, sets)
-    metrics = [metric for preset in presets for metric in preset.metrics]
-    total = len(sets["generated"]) + len(sets["reference"])
+    judges = {"generated": presets, "reference": presets if reference_presets is None else reference_presets}
+    total = sum(map(len, sets.values()))
     entries: dict[str, dict[str, Entry]] = {preset.name: {} for preset in presets}
     per_clip: PerClip = {preset.name: {} for preset in presets}
     done = 0
     for which, members in sets.items():
         if not members:
             continue
-        for preset in presets:
+        ours, ending = which == "generated", "" if which == "generated" else REFERENCE
+        for preset in judges[which]:
             preset.reset()
-        counted = None if progress is None else _shifted(progress, done, total)
-        score_videos(metrics, members, progress=counted)
+        metrics = [metric for preset in judges[which] for metric in preset.metrics]
+        score_videos(metrics, members, progress=None if progress is None else _shifted(progress, done, total))
         names = {number: video.name for number, video in enumerate(members)}
-        ending = REFERENCE if which == "reference" else ""
-        for preset in presets:
-            entries[preset.name] |= {f"{key}{ending}": entry for key, entry in preset.entries().items()}
+        for preset in judges[which]:
+            found = preset.entries(unavailable=ours)
+            entries[preset.name] |= {f"{key}{ending}": entry for key, entry in found.items()}
             per_clip[preset.name] |= {f"{key}{ending}": values for key, values in preset.per_clip(names).items()}
         done += len(members)
     inputs = video_inputs(sets["generated"], sets["reference"], settings=settings, left_out=left_out)
@@ -189,6 +197,7 @@ def video_inputs(
         "clips": {which: len(members) for which, members in sets.items()},
         "settings": dict(settings or {}),
         "left_out": {which: dict((left_out or {}).get(which, {})) for which in sets},
+        "unmatched": _unmatched(videos, reference) if reference else {},
     }
 
 
@@ -203,6 +212,11 @@ def _check(presets: Sequence[VideoPreset], sets: Mapping[str, Sequence[Video]]) 
         twice = sorted({name for name in called if called.count(name) > 1})
         if twice:
             raise DataError(f"several {which} videos are called {', '.join(map(repr, twice))}", expected="one each")
+
+
+def _unmatched(videos: Sequence[Video], reference: Sequence[Video]) -> dict[str, list[str]]:
+    ours, theirs = ({video.name for video in members} for members in (videos, reference))
+    return {"generated": sorted(ours - theirs), "reference": sorted(theirs - ours)}
 
 
 def _seconds(videos: Sequence[Video]) -> dict[str, float | int]:
