@@ -203,7 +203,9 @@ def write_study_results(folder: str | Path, result: ProtocolResult, *, command: 
 def _preference_row(key: str, entry: Entry) -> list[Cell]:
     ends = [_ends(entry.get(name)) for name in ("ci95", "ci95_raters_and_clips")]
     wins = [entry[name] for name in ("wins_a", "wins_b", "ties")]
-    return [QUESTIONS[key].name, entry["value"], *ends, *wins, entry.get("p_holm"), entry["krippendorff_alpha"]]
+    alpha = entry["krippendorff_alpha"]
+    agreement = None if alpha is None else f"{alpha:.2f}"
+    return [QUESTIONS[key].name, entry["value"], *ends, *wins, entry.get("p_holm"), agreement]
 
 
 def _ends(interval: Sequence[float] | None) -> str:
