@@ -120,7 +120,7 @@ def with_songs(
     cache_dir: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Heard:
-    """Clips that have no beats get those of their songs, and the song's name.
+    """Clips that have no beats get those of their songs, and the song's name; files of equal beats are one song.
 
     Args:
         clips: The clips.
@@ -154,8 +154,11 @@ def with_songs(
             where=wanted[0].parent,
             fix="mend them, or remove them and do without their beats",
         )
+    # Videos of one song are several files: against each other's beats they would seem to dance to them by chance.
+    first: dict[bytes, str] = {}
+    song = {path: first.setdefault(beats[path].tobytes(), path.stem) for path in wanted}
     heard: list[Clip] = [
-        clip if index not in found else replace(clip, music_beats_s=beats[found[index]], song=found[index].stem)
+        clip if index not in found else replace(clip, music_beats_s=beats[found[index]], song=song[found[index]])
         for index, clip in enumerate(clips)
     ]
     return Heard(heard, [found.get(index) for index in range(len(clips))])

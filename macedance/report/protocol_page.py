@@ -228,7 +228,7 @@ def _counts(entry: Entry) -> str:
     return (
         format_cell(int(n))
         if reference is None
-        else f"{format_cell(int(n))}\N{NO-BREAK SPACE}/ {format_cell(int(reference))}"
+        else f"{format_cell(int(n))}\N{NO-BREAK SPACE}/\N{NO-BREAK SPACE}{format_cell(int(reference))}"
     )
 
 

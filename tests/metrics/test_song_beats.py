@@ -85,3 +85,13 @@ def test_the_sound_of_videos_is_music_where_there_is_no_other(tmp_path: Path) ->
     for name in ("a.mp4", "b.mp4", "b.wav", "c.txt"):
         (tmp_path / name).write_bytes(b"")
     assert {stem: path.name for stem, path in song_files(tmp_path).items()} == {"a": "a.mp4", "b": "b.wav"}
+
+
+def test_files_of_one_song_are_one_song(tmp_path: Path) -> None:
+    """Chance is measured against other songs' beats: another file of the same song is none."""
+    for name, period in (("song-0", 0.5), ("song-1", 0.5), ("other", 0.4)):
+        write_clicks(tmp_path / f"{name}.wav", period)
+    clips = [unheard(name) for name in ("song-0", "song-1", "other")]
+    heard = with_songs(clips, song_files(tmp_path))
+    assert [clip.song for clip in heard.clips] == ["song-0", "song-0", "other"]
+    assert [path.stem for path in heard.songs if path] == ["song-0", "song-1", "other"]

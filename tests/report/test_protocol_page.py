@@ -51,7 +51,7 @@ def test_every_number_of_a_result_is_on_its_page(tmp_path: Path) -> None:
         reference = result.presets["clean"].get(f"{key}_reference")
         if reference is not None:
             assert format_cell(float(reference["value"])) in cells, key
-    assert rows["fid_g"][3] == f"33{NBSP}/ 70"
+    assert rows["fid_g"][3] == f"33{NBSP}/{NBSP}70"
     assert format_cell(float(result.floor["clean"]["fid_g"]["value"])) in rows["fid_g"]
     shuffled = result.presets["clean"]["bas_shuffled"]["value"]
     assert any(cell.startswith(f"{format_cell(float(shuffled))} (ref.") for cell in rows["bas"])
