@@ -16,7 +16,8 @@ SMALL: dict[str, Any] = {
     "num_attention_heads": 2, "attention_head_dim": 12, "text_dim": 6, "freq_dim": 16, "ffn_dim": 32, "num_layers": 4,
     "image_dim": None, "added_kv_proj_dim": None, "rope_max_seq_len": 32, "inject_face_latents_blocks": 2,
     "motion_encoder_size": 16, "motion_style_dim": 8, "motion_dim": 4, "motion_encoder_dim": 8,
-    "face_encoder_hidden_dim": 16, "face_encoder_num_heads": 2, "motion_encoder_channel_sizes": {"4": 8, "8": 8, "16": 8},
+    "face_encoder_hidden_dim": 16, "face_encoder_num_heads": 2,
+    "motion_encoder_channel_sizes": {"4": 8, "8": 8, "16": 8},
 }  # fmt: skip
 
 
