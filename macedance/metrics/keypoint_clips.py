@@ -24,10 +24,7 @@ from macedance.vision.video import Video, read_videos
 
 _LOG = logging.getLogger(__name__)
 #: What is true of all keypoints that were found in each picture for itself.
-SHAKING = (
-    "keypoints found picture by picture shake: jerk is the finder's as much as the dancer's, and can be compared only "
-    "between videos of one size that one source has read"
-)
+SHAKING = "keypoints of videos shake: compare jerk only between videos of one size that one source has read"
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -120,7 +121,7 @@ class BlazePoseKeypoints:
 
 
 class LiteRTNetwork:
-    """A .tflite network on the CPU.
+    """A .tflite network on the CPU; one picture at a time, from one thread. A copy is the network itself.
 
     Args:
         path: The file.
@@ -145,6 +146,9 @@ class LiteRTNetwork:
             raise CheckpointError("the network cannot be loaded", where=path, expected="a .tflite file") from error
         self._input = self._interpreter.get_input_details()[0]["index"]
         self._outputs = [details["index"] for details in self._interpreter.get_output_details()]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LiteRTNetwork:
+        return self
 
     def __call__(self, picture: np.ndarray) -> list[np.ndarray]:
         """The outputs, in the order of the file, for one picture (1, H, W, 3) float32."""

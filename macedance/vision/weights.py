@@ -16,6 +16,7 @@ from types import MappingProxyType
 
 from macedance.errors import CheckpointError, DependencyError
 from macedance.music.cache import cache_root
+from macedance.vision.blazepose_weights import SHA256 as BLAZEPOSE_SHA256
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ _ALL = (
     ),
     KnownWeights(
         "blazepose", "BlazePose, full", "2-D keypoints from videos without a hub", "Apache-2.0",
-        "PyPI mediapipe==0.10.14", ("pose_detection.tflite", "pose_landmark_full.tflite"),
+        "PyPI mediapipe==0.10.14", tuple(BLAZEPOSE_SHA256), BLAZEPOSE_SHA256,
         note="two files out of a package on PyPI, which is not installed",
     ),
 )  # fmt: skip
