@@ -112,7 +112,7 @@ def read_references(folder: str, videos: Sequence[Video]) -> dict[str, np.ndarra
     Raises:
         DataError: Videos without one; all are listed.
     """
-    from macedance.vision.pictures import read_pictures
+    from macedance.vision.picture_folders import read_pictures
 
     return read_pictures(folder, [video.name for video in videos])
 
