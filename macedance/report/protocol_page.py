@@ -16,7 +16,8 @@ from macedance.metrics.protocol_result import ProtocolResult
 from macedance.metrics.statistics import Entry
 from macedance.report.metric_texts import PRESET_TEXTS, text_of, unit_of
 from macedance.report.page import Cell, Page, format_cell
-from macedance.report.protocol_text import DEAD_DIMS, shortened
+from macedance.report.protocol_remarks import reasons_of, remarks_of, together
+from macedance.report.protocol_text import shortened
 
 _REFERENCE, _SHUFFLED = "_reference", "_shuffled"
 _OTHERS = "reference, other songs"
@@ -144,10 +145,10 @@ def add_entries(page: Page, entries: Mapping[str, Entry], floor: Mapping[str, En
         )
     used = [column for column, name in enumerate(_COLUMNS) if column < 2 or any(row[column] for row in rows)]
     page.add_table([_COLUMNS[c] for c in used], [[row[c] for c in used] for row in rows], _LEGEND)
-    remarks = [(key, remark) for key in entries for remark in _remarks(key, entries, floor)]
-    remarks += [(f"floor of {key}", remark) for key, entry in floor.items() for remark in _reasons(entry)]
+    remarks = [(key, remark) for key in entries for remark in remarks_of(key, entries, floor)]
+    remarks += [(f"floor of {key}", remark) for key, entry in floor.items() for remark in reasons_of(entry)]
     if remarks:
-        page.add_table(("metric", "remark"), _together(remarks), "What must be known of these numbers.")
+        page.add_table(("metric", "remark"), together(remarks), "What must be known of these numbers.")
 
 
 def add_distributions(
@@ -240,49 +241,6 @@ def _chance(entries: Mapping[str, Entry], key: str) -> Cell:
     return f"{_number(chance['value'])} (ref. {_number(reference)})"
 
 
-def _remarks(key: str, entries: Mapping[str, Entry], floor: Mapping[str, Entry]) -> list[str]:
-    entry = entries[key]
-    remarks = _reasons(entry)
-    value, chance, least = entry.get("value"), entries.get(f"{key}{_SHUFFLED}", {}).get("value"), floor.get(key, {})
-    interval = entry.get("ci95")
-    if value is not None and chance is not None and interval and interval[0] <= chance:
-        remarks.append(f"not above chance: other songs' beats give {_number(chance)}")
-    comparable = least.get("value") is not None and least.get("n") == entry.get("n")
-    if value is not None and comparable and value <= least["value"] + 2 * (least.get("sd") or 0.0):
-        remarks.append(
-            f"not to be told from real dances: two samples of {least['n']} reference clips are "
-            f"{_number(least['value'])} apart"
-        )
-    return remarks
-
-
-#: Numbers of an entry that qualify its value, and how they are said.
-_COUNTED = {
-    "n_undefined": "{} without a value",
-    "dropped_dims": "{} feature dimensions do not vary in the reference and were dropped",
-    "dead_dims": DEAD_DIMS,
-    "shorter_than_window": "{} clips are shorter than the preset's window and were left out",
-    "reference_shorter_than_window": "{} reference clips are shorter than the preset's window and were left out",
-    "feet_without_contact": "{} feet never touch the floor",
-}
-
-
-def _reasons(entry: Entry) -> list[str]:
-    left_out = entry.get("left_out")
-    reason = str(entry.get("reason", ""))
-    said = []
-    if reason:
-        clips = "clip" if left_out == 1 else "clips"
-        where = f"{format_cell(left_out)} {clips} left out: " if isinstance(left_out, int) else ""
-        said.append(f"{where}{reason}")
-    if entry.get("note"):
-        said.append(str(entry["note"]))
-    if entry.get("gate") and entry.get("verdict"):
-        said.append(f"gate {entry['gate']}: {entry['verdict']}")
-    said += [text.format(format_cell(int(entry[name]))) for name, text in _COUNTED.items() if entry.get(name)]
-    return said
-
-
 def _stillness(preset: str, result: ProtocolResult) -> list[str]:
     """Beside VBench's scores, which a frozen video tops, how much the person moves at all."""
     if preset != "vbench":
@@ -340,11 +298,3 @@ def _few(rows: Sequence[tuple[str, ...]]) -> list[Sequence[Cell]]:
     if len(rows) > _MOST_ROWS:
         shown.append(("", f"and {len(rows) - _MOST_ROWS} more", "the JSON lists all"))
     return shown
-
-
-def _together(remarks: Sequence[tuple[str, str]]) -> list[Sequence[Cell]]:
-    """One row for each remark, the keys that it holds for side by side."""
-    keys: dict[str, list[str]] = {}
-    for key, remark in remarks:
-        keys.setdefault(remark, []).append(key)
-    return [(", ".join(of), remark) for remark, of in keys.items()]
