@@ -196,7 +196,10 @@ def _infinity(x: FeatureSet, y: FeatureSet, dims: int, ddof: int, reporting: Rep
         return {"value": None, "reason": f"{len(x.features)} windows: the line needs {needs} for {dims} features"}
     interval = jackknife_infinity(x, y, found.value, ddof=ddof, seed=reporting.seed) if reporting.resamples else None
     fit = {"shares": [round(share, 4) for share in found.shares], "values": found.values}
-    return {"value": found.value, "fit": fit} | _interval(interval)
+    entry: Entry = {"value": found.value, "fit": fit} | _interval(interval)
+    if reporting.resamples and interval is None:
+        entry["note"] = f"no interval: nine tenths of the windows are fewer than the line needs, {infinity_needs(dims)}"
+    return entry
 
 
 def _counted(x: FeatureSet, y: FeatureSet) -> Entry:
