@@ -99,7 +99,7 @@ class Cascade:
         self.clips = list(clips)
         self.renderer, self.judges, self.looker = renderer, judges, looker
         self.perturbations, self.levels = tuple(perturbations), tuple(levels)
-        self.seed, self.folder, self._progress = seed, folder, progress
+        self.seed, self.folder, self.progress = seed, folder, progress
         self._pictures: dict[str, np.ndarray] = {}
         self._fixed: list[ArmScores] | None = None
 
@@ -217,7 +217,7 @@ class Cascade:
     def _judged(self, arm: str, rendered: Sequence[ArmClip], left_out: Mapping[str, str]) -> ArmScores:
         if not rendered:
             return ArmScores(arm, left_out=left_out, absent="no clips")
-        progress = self._progress
+        progress = self.progress
         values, reasons = self.judges.score(
             rendered, None if progress is None else lambda done, total: progress(arm, done, total)
         )

@@ -6,7 +6,7 @@ Shapes: n clips, T frames, J = 24 joints, 17 keypoints of COCO.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -85,6 +85,10 @@ class Judges:
     weights: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     keypoints: KeypointSource | None = None
+
+    def lacking(self, keys: Sequence[str], reason: str) -> Judges:
+        """The same judges, with the reason for more keys that nothing judges."""
+        return replace(self, missing={**self.missing, **dict.fromkeys(keys, reason)})
 
     def score(
         self, clips: Sequence[ArmClip], progress: Callable[[int, int], None] | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,8 @@ VIDEO_KEYPOINTS = "video_keypoints"
 GENERATED = "generated"
 #: The true video itself, which nobody rendered.
 REAL = "real"
+#: How far a clip's driving motion is from the true one; the true one has none.
+DISTANCE = "motion_distance"
 #: Presets of differences are named after their arm.
 GAP_PREFIX = "gap_"
 
@@ -173,6 +175,11 @@ def cascade_result(
     for scores in arms:
         if scores.arm == GROUND_TRUTH:
             continue
+        distances = motion_distances(scores, reference, scores.clips)
+        if distances is not None:
+            own = {DISTANCE: distances}
+            presets[scores.arm] |= {DISTANCE: _mean(replace(scores, values=own), DISTANCE, resamples, seed)}
+            per_clip[scores.arm][DISTANCE] = dict(zip(scores.clips, distances.tolist(), strict=True))
         presets[f"{GAP_PREFIX}{scores.arm}"] = {
             key: _gap(scores, reference, key, limits.get(key), resamples, seed) for key in keys
         }
