@@ -60,13 +60,23 @@ def judging(device: torch.device | str) -> Iterator[None]:
     A cosine near 1 is rounded to 5e-4 in half precision and to 4e-3 in bfloat16, which is what methods differ by.
     """
     kind = torch.device(device).type
-    with torch.no_grad(), torch.autocast(kind, enabled=False), _exact_matmuls(), _exact_convolutions(kind):
+    with torch.no_grad(), torch.autocast(kind, enabled=False), _exact_products(), _exact_convolutions(kind):
         yield
 
 
 @contextmanager
-def _exact_matmuls() -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
+def _exact_products() -> Iterator[None]:
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        # Somebody chose precisions by torch's newer switches, of which the older one then knows nothing.
+        backends: Any = torch.backends
+        with (
+            _set(backends.cuda.matmul, "fp32_precision", "ieee"),
+            _set(backends.mkldnn.matmul, "fp32_precision", "ieee"),
+        ):
+            yield
+        return
     torch.set_float32_matmul_precision("highest")
     try:
         yield
@@ -79,9 +89,21 @@ def _exact_convolutions(kind: str) -> Iterator[None]:
     if kind != "cuda":
         yield
         return
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
+    try:
+        _ = torch.backends.cudnn.allow_tf32
+        switch: tuple[Any, str, Any] = (torch.backends.cudnn, "allow_tf32", False)
+    except RuntimeError:
+        switch = (torch.backends.cudnn.conv, "fp32_precision", "ieee")  # type: ignore[attr-defined]
+    with _set(*switch):
+        yield
+
+
+@contextmanager
+def _set(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Set a switch of a backend for a while."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = before
+        setattr(owner, name, before)

@@ -171,3 +171,20 @@ def test_another_head_is_refused(tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     with pytest.raises(CheckpointError, match="one file"):
         AestheticPredictor.from_folder(tmp_path / "none", clip)
+
+
+def test_float32_where_precisions_were_chosen_by_torchs_newer_switches() -> None:
+    network = ClipFeatures(tiny(), name="clip", fingerprint="")
+    seen = frames(40, 60, count=3)
+    expected = network(seen)
+    switches: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    if not hasattr(switches, "fp32_precision"):
+        pytest.skip("this torch has the older switches only")
+    before = switches.fp32_precision
+    switches.fp32_precision = "bf16"
+    try:
+        assert torch.equal(network(seen), expected)
+        assert switches.fp32_precision == "bf16"
+    finally:
+        switches.fp32_precision = before
+        torch.set_float32_matmul_precision("highest")
