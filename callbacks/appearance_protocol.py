@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 
 from callbacks.agreement import gather
 from callbacks.previews import beating
 from callbacks.protocol_runs import REFERENCE, DanceProtocol, Dances, DanceSettings, gathered
-from callbacks.video_judges import find_judges
+from callbacks.video_judges import find_keypoint_source
 from lightning_modules.motion_expert import MotionExpertModule
 from macedance.errors import DependencyError
 from macedance.metrics.animation.fvd import FrechetVideoDistance
@@ -21,23 +22,23 @@ from macedance.metrics.animation.presets import STYLEGANV
 from macedance.metrics.animation.video_sets import KEYS as FVD_KEYS
 from macedance.metrics.animation.video_sets import Reporting
 from macedance.metrics.animation.windows import WindowSampling
-from macedance.metrics.appearance.vbench import PRESET as VBENCH
-from macedance.metrics.appearance.vbench import VBENCH_KEYS
-from macedance.metrics.cascade.judges import ArmClip, Judges
-from macedance.metrics.honest.person_motion import WHOLE_FRAME_NOTE
+from macedance.metrics.appearance.vbench import vbench_preset
+from macedance.metrics.honest.driven import KeptKeypoints
+from macedance.metrics.honest.preset import PRESET as HONEST
+from macedance.metrics.honest.preset import honest_preset, stillness_notes
 from macedance.metrics.protocol import ProtocolResult, split_floor
 from macedance.metrics.protocol_result import PerClip
 from macedance.metrics.statistics import FLOOR_DRAWS, MEAN_RESAMPLES, Entry
 from macedance.metrics.video_protocol import VideoPreset, video_inputs, video_result
-from macedance.metrics.videos import PerVideoMetric, score_videos
+from macedance.metrics.videos import score_videos
 from macedance.motion.files import Motion
 from macedance.rendering.motion_to_video import MeshDancer, MotionRenderer
 from macedance.vision.keypoints import KeypointSource
+from macedance.vision.networks import Networks
 from macedance.vision.video import Video
 from macedance.vision.video_network import I3dNetwork
 from macedance.vision.weights import locate
 
-HONEST = "honest"
 #: Clips whose videos are judged where a config says nothing: a minute of video.
 DEFAULT_CLIPS = 8
 #: Frame rate of FVD's windows, where the videos have as many.
@@ -49,17 +50,18 @@ class _Judged:
     """What the videos of one set gave.
 
     Args:
-        metrics: Metrics of single videos that have seen them.
+        presets: Their metrics have seen the videos.
         videos: Their names, sizes and lengths; no pictures.
     """
 
-    metrics: list[PerVideoMetric]
+    presets: list[VideoPreset]
     videos: list[Video]
 
     def of_all_ranks(self) -> _Judged:
         """The same of all ranks' videos; a collective."""
         videos = [video for part in gather(self.videos) for video in part]
-        return _Judged([gathered(metric) for metric in self.metrics], videos)
+        whole = [replace(preset, metrics=[gathered(m) for m in preset.metrics]) for preset in self.presets]
+        return _Judged(whole, videos)
 
 
 class AppearanceProtocol(DanceProtocol):
@@ -67,8 +69,8 @@ class AppearanceProtocol(DanceProtocol):
 
     Each rank renders its share and judges it; nothing but numbers is gathered. The held-out dances are rendered and
     judged once by the same means: keys ending in ``_reference``. Presets of the result: ``vbench`` and ``honest``
-    (person motion, warp error, identity, pose adherence, foot contact) with what this machine has weights for, the rest
-    null with the reason; ``styleganv`` with ``fvd fvd_inf kvd`` of the generated against the held-out dances' videos.
+    (person motion, warp error, identity, faces, pose adherence) with what this machine has weights for, the rest null
+    with the reason; ``styleganv`` with ``fvd fvd_inf kvd`` of the generated against the held-out dances' videos.
     It goes to ``protocol/appearance-<n>.json``; the values go to the logger and to ``metrics_val.csv`` as
     ``val/temporal_flickering``, ``val/fvd``, ...
 
@@ -83,6 +85,7 @@ class AppearanceProtocol(DanceProtocol):
         renderer: Turns motion into video; None: the mesh dancer, 320 x 320.
         keypoints: Finds keypoints in videos; None: whatever there are weights for.
         weights: Root of the networks' folders; None: $MACEDANCE_WEIGHTS or the cache. Nothing is downloaded.
+        amt_checkout: A checkout of AMT, whose code is run, for motion smoothness; see ``evaluate video``.
         every_n_epochs: Data epochs between two evaluations.
         allow_small_n: Report Fréchet distances below the feature dimension too.
         resamples: Of the 95% bootstrap intervals; 0: none.
@@ -106,6 +109,7 @@ class AppearanceProtocol(DanceProtocol):
         renderer: MotionRenderer | None = None,
         keypoints: KeypointSource | None = None,
         weights: str | None = None,
+        amt_checkout: str | None = None,
         every_n_epochs: int | None = None,
         allow_small_n: bool = False,
         resamples: int = MEAN_RESAMPLES,
@@ -113,13 +117,14 @@ class AppearanceProtocol(DanceProtocol):
     ) -> None:
         super().__init__(DanceSettings(max_clips, sampler, num_steps, beta, seed), every_n_steps, every_n_epochs)
         self.renderer: MotionRenderer = MeshDancer() if renderer is None else renderer
-        self.keypoints, self.weights = keypoints, weights
+        self.keypoints, self.weights, self.amt_checkout = keypoints, weights, amt_checkout
         self.reporting = Reporting(allow_small_n, resamples, floor_draws, seed)
         self.sampling = WindowSampling(fps=min(_WINDOW_FPS, self.renderer.fps), seed=seed)
-        self._judges: Judges | None = None
-        #: Has seen the held-out dances' videos of this rank; None without its network, whose reason is then kept.
+        self._networks = Networks(weights)
+        self._source: KeptKeypoints | None = None
+        self._no_source = self._no_fvd = ""
+        #: Has seen the held-out dances' videos of this rank; None where its network is not here.
         self._fvd: FrechetVideoDistance | None = None
-        self._no_fvd = ""
         self._truth: _Judged | None = None
         self._floor: dict[str, Entry] | None = None
 
@@ -144,7 +149,10 @@ class AppearanceProtocol(DanceProtocol):
 
     def _load(self, trainer: pl.Trainer) -> None:
         device = trainer.strategy.root_device
-        self._judges = find_judges(self.weights, self.keypoints, str(device))
+        source, self._no_source = self.keypoints, ""
+        if source is None:
+            source, self._no_source = find_keypoint_source(self.weights, str(device))
+        self._source = None if source is None else KeptKeypoints(source)
         try:
             network = I3dNetwork.from_folder(locate("i3d_kinetics400", self.weights))
         except DependencyError as error:
@@ -163,31 +171,49 @@ class AppearanceProtocol(DanceProtocol):
         real: bool,
     ) -> _Judged:
         """Render motions to this rank's clips one after the other and judge each video before the next."""
-        assert self._judges is not None
-        clips = [
-            ArmClip(
-                clip.key,
-                Video(clip.key, self.renderer.fps, 0, 0),
-                self.renderer.reference_image(clip.motion),
-                motion,
-                self.renderer.driving_keypoints(motion),
-            )
-            for clip, motion in zip(dances.clips, motions, strict=True)
-        ]
-        metrics = [judge.make(clips) for judge in self._judges.metrics]
+        pictures = {clip.key: self.renderer.reference_image(clip.motion) for clip in dances.clips}
+        presets = self._presets(trainer, dances, motions, pictures)
+        metrics = [metric for preset in presets for metric in preset.metrics]
         videos = []
         with self.bar(trainer, "held-out videos" if real else "validation videos") as bar:
             tell = beating(trainer, bar)
-            for done, (number, clip) in enumerate(zip(dances.ids, clips, strict=True), start=1):
-                assert clip.motion is not None
-                drawn = self.renderer.render(clip.motion, clip.reference_image, seed=self.settings.seed)
-                video = replace(drawn, name=clip.name)
+            for number, clip, motion in zip(dances.ids, dances.clips, motions, strict=True):
+                drawn = self.renderer.render(motion, pictures[clip.key], seed=self.settings.seed)
+                video = replace(drawn, name=clip.key)
                 score_videos(metrics, [video], [number])
                 if fvd is not None:
                     fvd.update(video, number, real=real)
                 videos.append(replace(video, held=None, path=None))
-                tell(done, len(clips))
-        return _Judged(metrics, videos)
+                tell(len(videos), len(motions))
+        return _Judged(presets, videos)
+
+    def _presets(
+        self, trainer: pl.Trainer, dances: Dances, motions: Sequence[Motion], pictures: Mapping[str, np.ndarray]
+    ) -> list[VideoPreset]:
+        """Metrics that have seen nothing; the networks are loaded by the first ones."""
+        options: dict[str, Any] = {
+            "resamples": self.reporting.resamples,
+            "seed": self.reporting.seed,
+            "sync_on_compute": False,
+        }
+        driving = {
+            clip.key: self.renderer.driving_keypoints(motion)
+            for clip, motion in zip(dances.clips, motions, strict=True)
+        }
+        presets = [
+            vbench_preset(self._networks, amt_checkout=self.amt_checkout, **options),
+            honest_preset(
+                self._networks,
+                keypoints=self._source,
+                no_keypoints=self._no_source,
+                references=pictures,
+                driving=driving,
+                **options,
+            ),
+        ]
+        for preset in presets:
+            preset.to(trainer.strategy.root_device)
+        return presets
 
     # ---------------------------------------------------------------- the result
     def _result(
@@ -200,34 +226,21 @@ class AppearanceProtocol(DanceProtocol):
         fvd: FrechetVideoDistance | None,
     ) -> ProtocolResult:
         names = dict(enumerate(dances.names))
-        entries: dict[str, dict[str, Entry]] = {VBENCH: {}, HONEST: {}}
-        per_clip: PerClip = {VBENCH: {}, HONEST: {}}
+        entries: dict[str, dict[str, Entry]] = {}
+        per_clip: PerClip = {}
         for suffix, judged in (("", generated), (REFERENCE, truth)):
-            for preset in self._presets(judged):
-                entries[preset.name] |= {f"{key}{suffix}": entry for key, entry in preset.entries().items()}
-                per_clip[preset.name] |= {f"{key}{suffix}": of for key, of in preset.per_clip(names).items()}
+            for preset in judged.presets:
+                of, each = entries.setdefault(preset.name, {}), per_clip.setdefault(preset.name, {})
+                of |= {f"{key}{suffix}": entry for key, entry in preset.entries().items()}
+                each |= {f"{key}{suffix}": values for key, values in preset.per_clip(names).items()}
         settings = asdict(self.reporting) | {
             "renderer": {"class": type(self.renderer).__name__, **self.renderer.settings}
         }
         inputs = video_inputs(generated.videos, truth.videos, settings=settings)
         inputs |= self.training_inputs(trainer, module)
-        result = video_result(self._presets(generated), entries, per_clip, inputs)
+        result = video_result(generated.presets, entries, per_clip, inputs)
         result = replace(result, weights={**result.weights, **self.renderer.weights})
-        return self._with_fvd(result, fvd)
-
-    def _presets(self, judged: _Judged) -> list[VideoPreset]:
-        """The metrics as presets, with intervals."""
-        assert self._judges is not None
-        for metric in judged.metrics:
-            metric.resamples, metric.seed = self.reporting.resamples, self.reporting.seed
-        missing = self._judges.missing
-        published = [metric for metric in judged.metrics if set(metric.keys) & set(VBENCH_KEYS)]
-        ours = [metric for metric in judged.metrics if not set(metric.keys) & set(VBENCH_KEYS)]
-        notes = [] if self._judges.keypoints is not None else [f"person_motion: {WHOLE_FRAME_NOTE}"]
-        return [
-            VideoPreset(VBENCH, published, {k: v for k, v in missing.items() if k in VBENCH_KEYS}, VBENCH_KEYS),
-            VideoPreset(HONEST, ours, {k: v for k, v in missing.items() if k not in VBENCH_KEYS}, notes=notes),
-        ]
+        return self._with_fvd(result.with_notes({HONEST: stillness_notes(result)}), fvd)
 
     def _with_fvd(self, result: ProtocolResult, fvd: FrechetVideoDistance | None) -> ProtocolResult:
         name = STYLEGANV.name

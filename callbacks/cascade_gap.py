@@ -23,7 +23,9 @@ from macedance.metrics.cascade import (
     merge_scores,
 )
 from macedance.metrics.cascade.arms import ArmProgress
+from macedance.metrics.cascade.available import available_looker
 from macedance.metrics.cascade.scores import GAP_PREFIX, GENERATED
+from macedance.metrics.cascade.sets import SET_KEYS, WindowLooker
 from macedance.metrics.perturbations import NUM_LEVELS, PERTURBATIONS
 from macedance.metrics.protocol import ProtocolResult
 from macedance.metrics.statistics import MEAN_RESAMPLES
@@ -99,6 +101,7 @@ class CascadeGap(DanceProtocol):
         self.levels = tuple(range(1, NUM_LEVELS + 1)) if levels is None else tuple(levels)
         self.resamples, self.keep_videos = resamples, keep_videos
         self._judges: Judges | None = None
+        self._looker: WindowLooker | None = None
         self._cascade: Cascade | None = None
         self._fixed: list[ArmScores] | None = None
 
@@ -122,7 +125,11 @@ class CascadeGap(DanceProtocol):
 
     def _measure_fixed(self, trainer: pl.Trainer, dances: Dances) -> list[ArmScores]:
         """Every arm that does not depend on the model, of this rank's clips."""
-        self._judges = find_judges(self.weights, self.keypoints, str(trainer.strategy.root_device))
+        device = str(trainer.strategy.root_device)
+        self._judges = find_judges(self.weights, self.keypoints, device)
+        self._looker, why_not = available_looker(self.weights, device=device)
+        if self._looker is None:
+            self._judges = self._judges.lacking(SET_KEYS, why_not)
         tell = beating(trainer, None)
         clips = [CascadeClip(clip.key, clip.motion) for clip in dances.clips]
         folder = Path(trainer.default_root_dir) / FOLDER / "cascade" if self.keep_videos else None
@@ -136,6 +143,7 @@ class CascadeGap(DanceProtocol):
             clips,
             self.renderer,
             judges,
+            looker=self._looker,
             perturbations=self.perturbations,
             levels=self.levels,
             seed=self.settings.seed,

@@ -307,7 +307,7 @@ def gathered(metric: MetricType) -> MetricType:
     whole = copy.deepcopy(metric)
     whole.sync_on_compute = whole._to_sync = False
     for name, state in states.items():
-        setattr(whole, name, state)
+        setattr(whole, name, list(state) if isinstance(state, list) else state)
     return whole
 
 
