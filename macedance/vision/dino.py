@@ -44,7 +44,11 @@ class DinoFeatures(FrozenNetwork):
 
     def __init__(self, module: Any, *, fingerprint: str, name: str = "dino_vitb16") -> None:
         super().__init__(module, name=name, fingerprint=fingerprint)
-        self.patch_size = int(module.config.patch_size)
+        self.patch_size = patch = int(module.config.patch_size)
+        # The embedding layer asks this method of its own for pictures of other sizes.
+        module.embeddings.interpolate_pos_encoding = lambda tokens, height, width: interpolated_positions(
+            module.embeddings.position_embeddings, height, width, patch
+        )
         self.dims = int(module.config.hidden_size)
 
     @classmethod
@@ -89,15 +93,8 @@ class DinoFeatures(FrozenNetwork):
 
     def encode(self, pixels_T3HW: Tensor) -> Tensor:
         """The class token after the last norm (T, D), of normalised pixels of any size above a patch."""
-        net: Any = self.module
-        height, width = pixels_T3HW.shape[-2:]
-        # Like the published convolution, which leaves out what does not fill a patch.
-        tokens = net.embeddings.patch_embeddings(pixels_T3HW)
-        tokens = torch.cat([net.embeddings.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
-        tokens = tokens + interpolated_positions(net.embeddings.position_embeddings, height, width, self.patch_size)
-        for layer in net.layers:
-            tokens = layer(tokens)
-        return net.layernorm(tokens)[:, 0]
+        found = self.module(pixel_values=pixels_T3HW, interpolate_pos_encoding=True)
+        return found.last_hidden_state[:, 0]
 
 
 def interpolated_positions(positions_1ND: Tensor, height: int, width: int, patch: int) -> Tensor:

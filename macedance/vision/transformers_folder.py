@@ -34,20 +34,16 @@ def read_config(folder: Path, model_types: tuple[str, ...]) -> dict[str, Any]:
 
 
 def load_whole(model_class: Any, folder: Path, **options: Any) -> Any:
-    """``model_class.from_pretrained`` of a local folder, in float32, that refuses a network it would half invent.
+    """``model_class.from_pretrained`` of a local folder that refuses a network it would half invent.
 
     Safetensors or tensors-only pickles; a folder that lacks a weight would otherwise get random numbers in its place.
 
     Raises:
         CheckpointError: Weights that are absent, damaged, missing or of another size; all are listed.
     """
-    import torch
-
     load: Callable[..., Any] = model_class.from_pretrained
     try:
-        model, report = _quietly(
-            load, folder, local_files_only=True, output_loading_info=True, dtype=torch.float32, **options
-        )
+        model, report = _quietly(load, folder, local_files_only=True, output_loading_info=True, **options)
     except Exception as error:  # transformers raises whatever the reader below it does
         told = str(error).strip().splitlines() or [type(error).__name__]
         raise CheckpointError(f"the weights cannot be loaded: {told[0]}", where=folder) from error
