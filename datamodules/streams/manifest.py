@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 FORMAT = "macedance-motion-shards"
+APPEARANCE_FORMAT = "macedance-appearance-shards"
+FORMATS = (FORMAT, APPEARANCE_FORMAT)
 MANIFEST_NAME = "manifest.json"
 SPLITS = ("train", "val", "test")
 MAKE_ONE = "write the corpus with `macedance data demo --out DIR` or `macedance data bvh --bvh DIR --out DIR`"
@@ -61,6 +63,11 @@ class Manifest:
         seed: Seed that it was made with.
         notes: What a reader should know: merged, padded or counted things.
         music_dim: Channels of `music.npy`.
+        format: What its samples are: motion with music, or videos of dancers (`APPEARANCE_FORMAT`), which have no
+            representation, genres, normalisers and music.
+        shapes: Of an appearance corpus: shard file -> (height, width, frames) of all of its clips, the frames being
+            those of the shortest.
+        details: Of an appearance corpus: what else its reader must know, as JSON holds it.
         sha256: Hash of the file's bytes; not stored in the file.
     """
 
@@ -74,6 +81,9 @@ class Manifest:
     seed: int
     notes: tuple[str, ...] = ()
     music_dim: int = 35
+    format: str = FORMAT
+    shapes: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
     sha256: str = field(default="", compare=False)
 
     @property
@@ -97,8 +107,10 @@ class Manifest:
         """Refuse a manifest whose normalisers cannot be used.
 
         Raises:
-            DataError: They are missing or damaged; `where` names the file.
+            DataError: They are missing or damaged, or the corpus holds no motion; `where` names the file.
         """
+        if self.format != FORMAT:
+            raise DataError("a corpus of videos, not of motion and music", where=where, expected=FORMAT, fix=MAKE_ONE)
         try:
             self.normalizers()
         except DataError as error:
@@ -108,17 +120,21 @@ class Manifest:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object."""
+        motion = self.format == FORMAT
+        head = {"representation": self.representation, "music_dim": self.music_dim}
+        tail = {"normalizer": dict(self.normalizer)}
+        if not motion:
+            head, tail = {}, {"shapes": {k: list(v) for k, v in self.shapes.items()}, "details": dict(self.details)}
         return {
-            "format": FORMAT,
+            "format": self.format,
             "schema": SCHEMA,
             "created_by": self.created_by,
             "seed": self.seed,
             "fps": self.fps,
-            "representation": self.representation,
-            "music_dim": self.music_dim,
+            **head,
             "samples": self.num_samples,
             "frames": self.num_frames,
-            "genres": list(self.genres),
+            **({"genres": list(self.genres)} if motion else {}),
             "splits": {
                 name: {
                     "samples": split.samples,
@@ -130,7 +146,7 @@ class Manifest:
             },
             "absent_splits": dict(self.absent_splits),
             "notes": list(self.notes),
-            "normalizer": dict(self.normalizer),
+            **tail,
         }
 
     def save(self, folder: Path) -> None:
@@ -190,12 +206,12 @@ def parse_manifest(raw: bytes, where: str | Path) -> Manifest:
         data = json.loads(raw)
     except ValueError as error:
         raise DataError(f"manifest is not JSON ({error})", where=where, expected="a manifest of schema 1") from error
-    if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("schema") != SCHEMA:
+    if not isinstance(data, dict) or data.get("format") not in FORMATS or data.get("schema") != SCHEMA:
         found = (data.get("format"), data.get("schema")) if isinstance(data, dict) else type(data).__name__
         raise DataError(
             f"manifest of another kind: format and schema are {found}",
             where=where,
-            expected=f"{FORMAT!r} and {SCHEMA}",
+            expected=f"{' or '.join(map(repr, FORMATS))} and {SCHEMA}",
             fix=MAKE_ONE,
         )
     try:
@@ -234,16 +250,31 @@ def _parse(data: dict[str, Any], sha256: str) -> Manifest:
     fps = float(data["fps"])
     if not fps > 0:
         raise DataError(f"fps is {fps}", expected="a positive number")
+    motion = data["format"] == FORMAT
     return Manifest(
         fps=fps,
-        representation=str(data["representation"]),
-        genres=tuple(map(str, data["genres"])),
+        representation=str(data["representation"]) if motion else "",
+        genres=tuple(map(str, data["genres"])) if motion else (),
         splits=splits,
         absent_splits={str(name): str(why) for name, why in data["absent_splits"].items()},
-        normalizer=dict(data["normalizer"]),
+        normalizer=dict(data["normalizer"]) if motion else {},
         created_by=str(data["created_by"]),
         seed=int(data["seed"]),
         notes=tuple(map(str, data["notes"])),
-        music_dim=int(data["music_dim"]),
+        music_dim=int(data["music_dim"]) if motion else 0,
+        format=str(data["format"]),
+        shapes={} if motion else _shapes(data["shapes"], splits),
+        details={} if motion else dict(data["details"]),
         sha256=sha256,
     )
+
+
+def _shapes(data: Mapping[str, Any], splits: Mapping[str, SplitInfo]) -> dict[str, tuple[int, int, int]]:
+    """(height, width, frames) of the clips of every shard."""
+    shapes = {}
+    for shard in (shard for split in splits.values() for shard in split.shards):
+        height, width, frames = (int(size) for size in data[shard.file])
+        if min(height, width, frames) < 1:
+            raise DataError(f"clips of {shard.file} have {frames} frames of {width} x {height} pixels")
+        shapes[shard.file] = (height, width, frames)
+    return shapes

@@ -8,7 +8,7 @@ from __future__ import annotations
 import atexit
 import signal
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.process import BaseProcess
 from typing import Any, TypedDict
 
@@ -216,11 +216,19 @@ class MotionLoader(DataLoader[Row]):
         num_workers: Loader processes.
         pin_memory: Copy batches to pinned memory, for a GPU.
         seed: Seed of the loader's own generator: making an iterator must not draw from the one that dropout uses.
+        collate: Makes a batch of rows; an error passes through.
         options: `batch_sampler`, or `batch_size`.
     """
 
     def __init__(
-        self, windows: _Windows, *, num_workers: int = 0, pin_memory: bool = False, seed: int = 0, **options: Any
+        self,
+        windows: Dataset[Any],
+        *,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        seed: int = 0,
+        collate: Callable[[Any], Any] = collate,
+        **options: Any,
     ) -> None:
         super().__init__(
             windows,

@@ -5,18 +5,15 @@ Shapes: T frames, C channels.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import secrets
 import shutil
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 import torch
-import webdataset as wds
 
 import macedance
 from datamodules.streams.keys import check_key
@@ -30,29 +27,11 @@ from datamodules.streams.samples import (
     encode_members,
     genre_label,
 )
+from datamodules.streams.shard_file import ShardFile
 from macedance.errors import DataError
 from macedance.motion.files import Motion
 from macedance.motion.normalizer import MinMaxNormalizer
 from macedance.motion.representation import NAME, encode_motion
-
-
-class _HashingFile:
-    """A file that knows the sha256 and length of what was written to it."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("wb")
-        self.digest, self.bytes = hashlib.sha256(), 0
-
-    def write(self, data: bytes) -> int:
-        self.digest.update(data)
-        self.bytes += len(data)
-        return self._file.write(data)
-
-    def close(self) -> None:
-        if not self._file.closed:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
 
 
 class _SplitWriter:
@@ -61,48 +40,29 @@ class _SplitWriter:
     def __init__(self, folder: Path, clips_per_shard: int) -> None:
         self.folder, self.clips_per_shard = folder, clips_per_shard
         self.shards: list[ShardEntry] = []
-        self.samples = self.frames = self._in_shard = 0
+        self.samples = self.frames = 0
         self.songs: dict[str, None] = {}
-        self._tar: wds.TarWriter | None = None
-        self._file: _HashingFile | None = None
+        self._file: ShardFile | None = None
         folder.mkdir()
 
     def add(self, sample: MotionSample) -> None:
-        if self._tar is None:
-            self._file = _HashingFile(self._temporary())
-            # Fixed owner, mode and time: the same clips give the same sha256 on any day and machine.
-            self._tar = wds.TarWriter(
-                self._file, user="macedance", group="macedance", mode=0o644, mtime=0, encoder=False, compress=False
-            )
-        self._tar.write({"__key__": sample.key, **encode_members(sample)})
+        if self._file is None:
+            self._file = ShardFile(self.folder, f"{len(self.shards):06d}.tar")
+        self._file.add(sample.key, encode_members(sample))
         self.samples += 1
         self.frames += sample.motion.num_frames
         self.songs[sample.meta.song] = None
-        self._in_shard += 1
-        if self._in_shard == self.clips_per_shard:
+        if self._file.samples == self.clips_per_shard:
             self.close()
 
     def close(self) -> None:
-        if self._tar is None or self._file is None:
-            return
-        self._tar.close()
-        self._file.close()
-        name = f"{len(self.shards):06d}.tar"
-        self._temporary().replace(self.folder / name)
-        self.shards.append(
-            ShardEntry(f"{self.folder.name}/{name}", self._in_shard, self._file.bytes, self._file.digest.hexdigest())
-        )
-        self._tar, self._file, self._in_shard = None, None, 0
+        if self._file is not None:
+            self.shards.append(self._file.finish())
+            self._file = None
 
     def abandon(self) -> None:
-        if self._tar is not None and self._file is not None:
-            with suppress(OSError):
-                self._tar.close()
-            with suppress(OSError):
-                self._file.close()
-
-    def _temporary(self) -> Path:
-        return self.folder / f".{len(self.shards):06d}.tar.part"
+        if self._file is not None:
+            self._file.abandon()
 
 
 class CorpusWriter:
