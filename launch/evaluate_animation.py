@@ -15,6 +15,7 @@ from macedance.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from macedance.metrics.animation.bundle import Judges
     from macedance.metrics.protocol_result import ProtocolResult
+    from macedance.report.page import Page
     from macedance.vision.video import VideoFolder
 
 PRESETS = ("styleganv", "center_crop")
@@ -98,7 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
     parser.add_argument("--max-clips", type=int, metavar="N", help="judge at most N of each folder, drawn by the seed")
     parser.add_argument(
-        "--leave-out-bad", action="store_true", help="leave out videos that cannot be opened, listed, with their pairs"
+        "--leave-out-bad", action="store_true", help="leave out videos that cannot be used, listed, with their pairs"
     )
     parser.add_argument("--allow-small-n", action="store_true", help="give FVD of fewer windows than features too")
     parser.add_argument("--resamples", type=int, metavar="N", help="of the 95%% intervals (default 1000; 0: none)")
@@ -168,6 +169,7 @@ def evaluate(options: argparse.Namespace) -> ProtocolResult:
             metrics,
             paired=not options.unpaired,
             cut_to_shorter=options.cut_to_shorter,
+            leave_out_bad=options.leave_out_bad,
             left_out=left_out,
             progress=bar,
         )
@@ -315,5 +317,26 @@ def _report(options: argparse.Namespace, result: ProtocolResult, arguments: Sequ
             title="Videos against the true ones",
             subtitle=f"{options.generated} against {options.reference}",
             command=f"macedance evaluate animation {shlex.join(arguments)}",
+            after=lambda page: _show_extremes(page, result, options),
         )
         say(f"page: {page}")
+
+
+def _show_extremes(page: Page, result: ProtocolResult, options: argparse.Namespace) -> None:
+    """The pairs of the lowest and the highest structural similarity, side by side."""
+    values = next(iter(result.per_clip.values()), {}).get("ssim", {})
+    ordered = sorted((name for name, value in values.items() if value == value), key=values.__getitem__)
+    if not ordered:
+        return
+    page.add_heading("Pairs to look at")
+    for label, name in (("lowest", ordered[0]), ("highest", ordered[-1]))[: len(ordered)]:
+        shown = [_playable(Path(getattr(options, which)), name) for which in SETS]
+        if all(shown):
+            page.add_text(f"The pair of the {label} structural similarity, {values[name]:.3f}: {name}.")
+            for which, found in zip(SETS, shown, strict=True):
+                page.add_video(found[0], f"{name}, {which}")
+
+
+def _playable(folder: Path, name: str) -> list[Path]:
+    """The video of a name, where it is of a kind that browsers play."""
+    return [path for path in folder.iterdir() if path.stem == name and path.suffix.lower() in (".mp4", ".webm")]

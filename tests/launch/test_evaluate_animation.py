@@ -90,6 +90,7 @@ def test_result_and_page(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert set(result["per_clip"]["styleganv"]["psnr"]) == {f"dance{clip}" for clip in range(CLIPS)}
     page = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
     assert "center_crop" in page
+    assert page.count("<video") == 4
     assert (tmp_path / "page" / "plots" / "styleganv.png").stat().st_size > 1000
     shown = capsys.readouterr()
     assert "psnr" in shown.out
@@ -202,6 +203,32 @@ def test_videos_that_break_are_left_out_with_their_partners(copied: Path, tmp_pa
     assert list(inputs["left_out"]["generated"]) == ["dance1.mp4"]
     assert "generated" in inputs["left_out"]["reference"]["dance1.mp4"]
     assert inputs["clips"] == {"generated": CLIPS - 1, "reference": CLIPS - 1}
+
+
+def broken(path: Path) -> None:
+    """The video opens, its first picture is whole, and then it breaks off: the stream says more than it holds."""
+    content = bytearray(path.read_bytes())
+    content[-len(content) // 3 :] = bytes(len(content) // 3)
+    path.write_bytes(content)
+
+
+def test_videos_that_break_off_on_the_way_are_all_named(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (copied / "generated" / "dance1.mp4", copied / "reference" / "dance3.mp4"):
+        broken(path)
+    assert run(copied) == 2
+    told = capsys.readouterr().err
+    assert "2 of 10 videos cannot be decoded" in told
+    assert "generated dance1.mp4" in told
+    assert "reference dance3.mp4" in told
+    out = tmp_path / "rest.json"
+    assert run(copied, "--leave-out-bad", "--json", str(out)) == 0
+    result = read(out)
+    assert sorted(result["inputs"]["left_out"]["reference"]) == ["dance1.mp4", "dance3.mp4"]
+    assert "the generated video" in result["inputs"]["left_out"]["reference"]["dance1.mp4"]
+    assert result["inputs"]["clips"] == {"generated": CLIPS - 2, "reference": CLIPS - 2}
+    assert sorted(result["per_clip"]["styleganv"]["ssim"]) == ["dance0", "dance2", "dance4"]
 
 
 def test_some_clips_are_drawn_in_pairs_and_that_is_said(copied: Path, tmp_path: Path) -> None:

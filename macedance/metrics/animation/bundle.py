@@ -178,6 +178,10 @@ class AnimationMetrics:
             x, y = (self._sized(chunk.to(self.pairs[0].device)) for chunk in chunks)
             for scorer in scorers:
                 scorer.add(x, y)
+        # A pair counts whole or not at all: what can still fail comes first.
+        for collector in collectors:
+            if collector is not None:
+                collector.windows()
         for metric, scorer in zip(self.pairs, scorers, strict=True):
             metric.take(scorer, clip)
         for real, collector in enumerate(collectors):

@@ -10,6 +10,7 @@ import numpy as np
 
 from macedance.errors import ConfigError, DataError
 from macedance.metrics.animation.bundle import AnimationMetrics
+from macedance.metrics.animation.pairs import together
 from macedance.metrics.animation.windows import frame_count
 from macedance.metrics.protocol_result import PerClip, ProtocolResult
 from macedance.metrics.statistics import Entry
@@ -27,6 +28,7 @@ def evaluate_animation(
     *,
     paired: bool = True,
     cut_to_shorter: bool = False,
+    leave_out_bad: bool = False,
     left_out: Mapping[str, Mapping[str, str]] | None = None,
     progress: Progress | None = None,
 ) -> ProtocolResult:
@@ -40,6 +42,8 @@ def evaluate_animation(
             then differ.
         cut_to_shorter: Of a pair of different lengths the common first frames count, which is noted; otherwise such
             pairs are refused.
+        leave_out_bad: Leave videos that break off while they are decoded out, with their partners, instead of refusing
+            the folders.
         left_out: ``generated`` and ``reference`` -> file name -> why it was left out before, for the record.
         progress: Called with (pairs or videos done, in all).
 
@@ -47,8 +51,8 @@ def evaluate_animation(
         Presets with ``fvd fvd_inf kvd ssim psnr lpips``, floors of ``fvd`` and ``kvd``, values of each clip.
 
     Raises:
-        DataError: An empty set; names, lengths, frame rates or sizes that do not fit together (all are listed); a video
-            that cannot be decoded.
+        DataError: An empty set; names, lengths, frame rates or sizes that do not fit together, or videos that cannot be
+            decoded; all are listed.
         ConfigError: Sets without pairs and without a network for FVD.
     """
     if not generated or not reference:
@@ -57,33 +61,116 @@ def evaluate_animation(
         )
     metrics.reset()
     notes = _format_notes(generated, reference, resized=metrics.size is not None or not paired)
+    if metrics.sets:
+        # Refuses a frame rate below that of the windows before anything is decoded.
+        metrics.sampling.offsets(generated[0].fps)
+    elif not paired:
+        raise ConfigError(
+            f"nothing can be measured without pairs: {metrics.judges.absent.get('fvd', 'no network of FVD')}"
+        )
+    bad = _BadVideos(leave_out_bad)
     if paired:
-        pairs = match_videos(generated, reference)
-        frames = [(frame_count(x), frame_count(y)) for x, y in pairs]
-        notes += _length_notes(pairs, frames, cut_to_shorter)
-        for clip, ((x, y), counts) in enumerate(zip(pairs, frames, strict=True)):
-            metrics.update_pair(x, y, clip, num_frames=min(counts))
-            _tell(progress, clip + 1, len(pairs))
-        names: dict[str, list[str]] = {which: [pair[0].name for pair in pairs] for which in SETS}
+        names, more = _judge_pairs(match_videos(generated, reference), metrics, cut_to_shorter, bad, progress)
+        notes += more
     else:
-        if not metrics.sets:
-            raise ConfigError(
-                f"nothing can be measured without pairs: {metrics.judges.absent.get('fvd', 'no network of FVD')}"
-            )
-        clips = [*((video, False) for video in generated), *((video, True) for video in reference)]
-        for done, (video, real) in enumerate(clips):
-            # Of different clips, in the two sets too: numbers that no other video has.
-            metrics.update_video(video, done, real=real)
-            _tell(progress, done + 1, len(clips))
-        names = {"generated": [v.name for v in generated], "reference": [v.name for v in reference]}
-    return _result(generated, reference, metrics, names, paired, cut_to_shorter, notes, left_out or {})
+        names = _judge_sets(generated, reference, metrics, bad, progress)
+    bad.refuse(names, len(generated) + len(reference))
+    everything = {which: {**(left_out or {}).get(which, {}), **bad.reasons[which]} for which in SETS}
+    used = [
+        [video for video in videos if video.name in names[which].values()]
+        for which, videos in zip(SETS, (generated, reference), strict=True)
+    ]
+    return _result(used[0], used[1], metrics, names, paired, cut_to_shorter, notes, everything)
+
+
+class _BadVideos:
+    """Videos that broke off while they were decoded; unless they are left out, the rest is only looked through."""
+
+    def __init__(self, leave_out: bool) -> None:
+        self.leave_out = leave_out
+        self.reasons: dict[str, dict[str, str]] = {which: {} for which in SETS}
+
+    @property
+    def only_look(self) -> bool:
+        """Nothing will be measured any more: whoever is bad among the rest is yet to be found."""
+        return not self.leave_out and any(self.reasons.values())
+
+    def add(self, error: DataError, videos: Mapping[str, Video]) -> None:
+        """A video, or the one of a pair that the error names; its partner goes with it."""
+        for which, video in videos.items():
+            here = len(videos) == 1 or str(error.where) in (str(video.path), video.name)
+            partner = next(other for other in SETS if other != which)
+            self.reasons[which][_file(video)] = error.what if here else f"the {partner} video of its name was left out"
+
+    def refuse(self, names: Mapping[str, Mapping[int, str]], count: int) -> None:
+        """Raise one error for all, unless they were to be left out and some are left."""
+        if not any(self.reasons.values()) or (self.leave_out and all(names.values())):
+            return
+        listed = [
+            f"{which} {name}: {why}"
+            for which, reasons in self.reasons.items()
+            for name, why in reasons.items()
+            if not why.endswith("was left out")
+        ]
+        raise DataError(
+            f"{len(listed)} of {count} videos cannot be decoded: {'; '.join(listed)}",
+            fix="write them again, or ask for them to be left out",
+        )
+
+
+def _judge_pairs(
+    pairs: Sequence[tuple[Video, Video]],
+    metrics: AnimationMetrics,
+    cut_to_shorter: bool,
+    bad: _BadVideos,
+    progress: Progress | None,
+) -> tuple[dict[str, dict[int, str]], list[str]]:
+    """Set -> clip -> name of those that were judged, and notes."""
+    frames = [(frame_count(x), frame_count(y)) for x, y in pairs]
+    notes = _length_notes(pairs, frames, cut_to_shorter)
+    names: dict[str, dict[int, str]] = {which: {} for which in SETS}
+    for clip, ((x, y), counts) in enumerate(zip(pairs, frames, strict=True)):
+        try:
+            if bad.only_look:
+                sum(1 for _ in together(x, y, num_frames=min(counts)))
+            else:
+                metrics.update_pair(x, y, clip, num_frames=min(counts))
+                for which in SETS:
+                    names[which][clip] = x.name
+        except DataError as error:
+            bad.add(error, {"generated": x, "reference": y})
+        _tell(progress, clip + 1, len(pairs))
+    return names, notes
+
+
+def _judge_sets(
+    generated: Sequence[Video],
+    reference: Sequence[Video],
+    metrics: AnimationMetrics,
+    bad: _BadVideos,
+    progress: Progress | None,
+) -> dict[str, dict[int, str]]:
+    """Set -> clip -> name of those that were judged; clips of the two sets have different numbers."""
+    names: dict[str, dict[int, str]] = {which: {} for which in SETS}
+    videos = [*((video, False) for video in generated), *((video, True) for video in reference)]
+    for clip, (video, real) in enumerate(videos):
+        try:
+            if bad.only_look:
+                sum(1 for _ in video.chunks())
+            else:
+                metrics.update_video(video, clip, real=real)
+                names[SETS[real]][clip] = video.name
+        except DataError as error:
+            bad.add(error, {SETS[real]: video})
+        _tell(progress, clip + 1, len(videos))
+    return names
 
 
 def _result(
     generated: Sequence[Video],
     reference: Sequence[Video],
     metrics: AnimationMetrics,
-    names: Mapping[str, Sequence[str]],
+    names: Mapping[str, Mapping[int, str]],
     paired: bool,
     cut_to_shorter: bool,
     notes: list[str],
@@ -101,7 +188,7 @@ def _result(
         }
         per_clip = {preset.name: values for preset in metrics.presets}
         notes = [*notes, *_undefined_notes(values)]
-    notes = [*notes, *_short_notes(metrics, names, paired), *_window_notes(presets)]
+    notes = [*notes, *_short_notes(metrics, names), *_window_notes(presets)]
     return ProtocolResult(
         presets=presets,
         floor=floors,
@@ -192,11 +279,10 @@ def _length_notes(pairs: Sequence[tuple[Video, Video]], frames: Sequence[tuple[i
     return [f"{listed}; each was cut to the shorter of both"]
 
 
-def _short_notes(metrics: AnimationMetrics, names: Mapping[str, Sequence[str]], paired: bool) -> list[str]:
+def _short_notes(metrics: AnimationMetrics, names: Mapping[str, Mapping[int, str]]) -> list[str]:
     notes = []
     for real, which in enumerate(SETS):
-        first = 0 if paired or not real else len(names["generated"])
-        short = [names[which][clip - first] for clip in metrics.too_short(real=bool(real))]
+        short = [names[which][clip] for clip in metrics.too_short(real=bool(real))]
         if short:
             notes.append(
                 f"{len(short)} of {len(names[which])} {which} videos are shorter than a window and not part of FVD and "
@@ -225,6 +311,10 @@ def _undefined_notes(values: Mapping[str, Mapping[str, float]]) -> list[str]:
         if undefined:
             without.setdefault(undefined, []).append(key)
     return [f"no {', '.join(keys)} of {len(names)} clips: {', '.join(names)}" for names, keys in without.items()]
+
+
+def _file(video: Video) -> str:
+    return video.path.name if video.path is not None else video.name
 
 
 def _tell(progress: Progress | None, done: int, total: int) -> None:

@@ -107,18 +107,18 @@ class WindowCollector:
         self._seen += len(frames_TCHW)
 
     def windows(self) -> Iterator[Tensor]:
-        """The windows (T, 3, H, W), one after the other, after the last frame came.
+        """The windows (T, 3, H, W), one after the other, after the last frame came; can be asked for again.
 
         Raises:
-            DataError: The video ended before the last window.
+            DataError: The video ended before the last window; at once.
         """
-        if not len(self._unique):
-            return
-        if self._seen <= self._unique[-1]:
+        if len(self._unique) and self._seen <= self._unique[-1]:
             raise DataError(f"the video ended after {self._seen} frames, before the last of its windows")
-        frames = torch.cat(self._found)
-        for wanted in self._wanted:
-            yield frames[torch.from_numpy(np.searchsorted(self._unique, wanted)).to(frames.device)]
+        frames = torch.cat(self._found) if self._found else None
+        return (self._window(frames, wanted) for wanted in self._wanted if frames is not None)
+
+    def _window(self, frames: Tensor, wanted: np.ndarray) -> Tensor:
+        return frames[torch.from_numpy(np.searchsorted(self._unique, wanted)).to(frames.device)]
 
 
 def frame_count(video: Video) -> int:
