@@ -126,10 +126,16 @@ def _judge_pairs(
     progress: Progress | None,
 ) -> tuple[dict[str, dict[int, str]], list[str]]:
     """Set -> clip -> name of those that were judged, and notes."""
-    frames = [(frame_count(x), frame_count(y)) for x, y in pairs]
-    notes = _length_notes(pairs, frames, cut_to_shorter)
+    frames: dict[int, tuple[int, int]] = {}
+    for clip, (x, y) in enumerate(pairs):
+        try:
+            frames[clip] = frame_count(x), frame_count(y)
+        except DataError as error:
+            bad.add(error, {"generated": x, "reference": y})
+    notes = _length_notes([pairs[clip] for clip in frames], list(frames.values()), cut_to_shorter)
     names: dict[str, dict[int, str]] = {which: {} for which in SETS}
-    for clip, ((x, y), counts) in enumerate(zip(pairs, frames, strict=True)):
+    for clip, counts in frames.items():
+        x, y = pairs[clip]
         try:
             if bad.only_look:
                 sum(1 for _ in together(x, y, num_frames=min(counts)))
