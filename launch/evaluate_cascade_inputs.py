@@ -52,10 +52,19 @@ def read_cascade(options: argparse.Namespace) -> CascadeInputs:
     motions: dict[str, dict[str, Danced]] = {}
     left_out: dict[str, dict[str, str]] = {}
     only = _chosen(options)
+    errors: list[DataError] = []
     for which in ("generated", "reference"):
-        motions[which], left_out[which] = read_motions(
-            Path(getattr(options, which)), fps=options.fps, leave_out_bad=options.leave_out_bad, only=only
-        )
+        try:
+            motions[which], left_out[which] = read_motions(
+                Path(getattr(options, which)), fps=options.fps, leave_out_bad=options.leave_out_bad, only=only
+            )
+        except DataError as error:
+            errors.append(error)
+    if len(errors) > 1:
+        told = " and ".join(f"{error.what} at {error.where}" for error in errors)
+        raise DataError(told, expected=errors[0].expected, fix=errors[0].fix)
+    if errors:
+        raise errors[0]
     _pair(motions, left_out)
     notes = _equal_lengths(motions, options.max_seconds)
     names = sorted(motions["reference"])

@@ -243,7 +243,7 @@ class Cascade:
         from macedance.rendering.video import VideoWriter
 
         path = self.folder / arm / f"{name}.mp4"
-        with VideoWriter(path, video.fps, video.width, video.height, quality=18) as writer:
+        with VideoWriter(path, video.fps, video.width, video.height, quality=18, repeatable=True) as writer:
             for picture in video.pictures():
                 writer.add(picture)
         return Video.open(path)
