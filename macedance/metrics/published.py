@@ -207,6 +207,9 @@ def judge(section: Section, result: ProtocolResult, dataset: str | None) -> Verd
     if not measured:
         wanted = sorted({section.preset, *section.presets.values()} - {None})  # type: ignore[type-var]
         return Verdict("no", (f"not measured under the preset {' or '.join(map(str, wanted))}",))
+    if all(entry["value"] is None for entry in measured.values()):
+        reasons = dict.fromkeys(f"{key} has no value: {entry.get('reason')}" for key, entry in measured.items())
+        return Verdict("no", tuple(reasons))
     against = [*_other_data(section, dataset), *_other_format(section, result), *_other_reference(section, result)]
     if against:
         return Verdict("no", tuple(against))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -72,6 +72,14 @@ class Table:
         """Our rows."""
         return [row for row in self.rows if row.origin == "ours"]
 
+    @property
+    def judged(self) -> list[tuple[str, Verdict]]:
+        """Each verdict with the labels of the results that it is of."""
+        labels: dict[Verdict, list[str]] = {}
+        for label, verdict in self.verdicts.items():
+            labels.setdefault(verdict, []).append(label)
+        return [(", ".join(of), verdict) for verdict, of in labels.items()]
+
     def as_json(self) -> dict[str, Any]:
         """The table as plain data."""
         section = self.section
@@ -112,7 +120,7 @@ def _table(section: Section, entrants: Sequence[Entrant], known: Published) -> T
     checks: dict[str, list[Agreement]] = {}
     for entrant in entrants:
         verdict = judge(section, entrant.result, entrant.dataset)
-        label = _unique(entrant.label, verdicts)
+        label = _unique(entrant, verdicts)
         verdicts[label] = verdict
         checks[label] = ground_truth_agreement(section, entrant.result)
         entries = [section.entry(entrant.result, key) for key in section.columns]
@@ -123,13 +131,9 @@ def _table(section: Section, entrants: Sequence[Entrant], known: Published) -> T
     return Table(section, known.cite(section), header, tuple(rows), verdicts, checks)
 
 
-def _unique(label: str, taken: dict[str, Verdict]) -> str:
-    """A system may have several results, of different presets: the second one is told from the first."""
-    number = 2
-    unique = label
-    while unique in taken:
-        unique, number = f"{label} ({number})", number + 1
-    return unique
+def _unique(entrant: Entrant, taken: Mapping[str, Verdict]) -> str:
+    """A system may have several results, of different presets: all but the first one are told by these."""
+    return entrant.label if entrant.label not in taken else f"{entrant.label} ({', '.join(entrant.result.presets)})"
 
 
 def entry_text(entry: Entry | None) -> str:

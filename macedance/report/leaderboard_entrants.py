@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -80,7 +80,7 @@ def find_entrants(arguments: Sequence[str], datasets: Sequence[str], known: Publ
         raise DataError(
             f"no results in {', '.join(arguments)}", expected="files that `macedance evaluate ... --json FILE` wrote"
         )
-    labels = _labels(named)
+    labels = _labels(named, results)
     by_label = _datasets(datasets, set(labels), known)
     for label, (_, _, path) in zip(labels, named, strict=True):
         result = results[path]
@@ -119,14 +119,21 @@ def _files(root: Path, remarks: list[str]) -> list[Path]:
     return [*others, *(path for _, path in newest.values())]
 
 
-def _labels(named: Sequence[tuple[str | None, Path, Path]]) -> list[str]:
-    """The user's names; else the folder's where it holds one result, else the file's, with its folder's if needed."""
+def _labels(named: Sequence[tuple[str | None, Path, Path]], results: Mapping[Path, ProtocolResult]) -> list[str]:
+    """The user's names; else a run's, or its folder's where it holds one result; else the file's, with its folder's."""
     of_root = Counter(root for _, root, _ in named)
     plain = []
     for label, root, path in named:
-        own = root.name if root.is_dir() and of_root[root] == 1 else path.stem
+        if path.parent.name == "protocol":
+            own = path.resolve().parent.parent.name
+        else:
+            own = root.resolve().name if root.is_dir() and of_root[root] == 1 else path.stem
         plain.append(label or own or path.stem)
-    clashes = {name for name, count in Counter(plain).items() if count > 1}
+    # Results of one name and different presets are one system's, and stay so.
+    held = Counter(
+        (name, preset) for name, (_, _, path) in zip(plain, named, strict=True) for preset in results[path].presets
+    )
+    clashes = {name for (name, _), count in held.items() if count > 1}
     return [
         f"{path.resolve().parent.name}/{path.stem}" if label is None and name in clashes else name
         for name, (label, _, path) in zip(plain, named, strict=True)

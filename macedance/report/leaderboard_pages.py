@@ -29,7 +29,8 @@ _LEAD = (
     "at the same frame rate, and if our reference gives what the paper prints for its ground truth. Each table says "
     "which of our results pass, and every reason why the others do not."
 )
-_MOST_CHARACTERS = 400
+_MOST_CHARACTERS, _MOST_OF_A_REASON = 400, 300
+_TOLD = {"yes": "comparable", "with caution": "comparable with caution", "no": "not comparable"}
 _SYSTEM, _COMPARABLE = "system", "comparable"
 
 
@@ -144,9 +145,13 @@ def _add_own(page: Page, entrants: Sequence[Entrant]) -> None:
             )
 
 
-def _shortened(text: str) -> str:
+def _shortened(text: str, most: int = _MOST_CHARACTERS) -> str:
     """Sentences that list clips are cut: the results themselves have them whole."""
-    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS].rstrip(', ')} … (whole in the result)"
+    return text if len(text) <= most else f"{text[:most].rstrip(', ')} … (whole in the result)"
+
+
+def _together(reasons: Sequence[str]) -> str:
+    return "; ".join(_shortened(reason, _MOST_OF_A_REASON) for reason in reasons)
 
 
 def _interval(entry: dict[str, object]) -> str:
@@ -177,7 +182,7 @@ def _add_table(page: Page, table: Table, plots: Path) -> None:
         page.add_text(note)
     page.add_table(
         ("result", _COMPARABLE, "why"),
-        [(label, verdict.level, "; ".join(verdict.reasons)) for label, verdict in table.verdicts.items()],
+        [(labels, verdict.level, _together(verdict.reasons)) for labels, verdict in table.judged],
     )
     checks = _checks(table)
     if checks:
@@ -228,17 +233,12 @@ def _markdown(found: Found, made: Sequence[Table]) -> str:
         lines += _markdown_table((_SYSTEM, *table.header, _COMPARABLE), rows)
         lines += [f"- {note}" for note in _notes(table)]
         lines += [
-            f"- {label}: {'' if verdict.level == 'yes' else 'comparable '}{_told(verdict.level)}"
-            + (f": {'; '.join(verdict.reasons)}" if verdict.reasons else "")
-            for label, verdict in table.verdicts.items()
+            f"- {labels}: {_TOLD[verdict.level]}" + (f": {_together(verdict.reasons)}" if verdict.reasons else "")
+            for labels, verdict in table.judged
         ]
         lines.append("")
     lines += [f"- {remark}" for remark in found.remarks]
     return "\n".join(lines).rstrip() + "\n"
-
-
-def _told(level: str) -> str:
-    return {"yes": "comparable", "no": "to nothing here"}.get(level, level)
 
 
 def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str | int]]) -> list[str]:

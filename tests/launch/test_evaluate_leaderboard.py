@@ -89,8 +89,11 @@ def test_of_a_run_the_newest_result_counts(tmp_path: Path) -> None:
     run = tmp_path / "my_run"
     for step in (5, 10, 100):
         write_result(run / "protocol" / f"step-{step:08d}.json")
+    write_result(run / "protocol" / "appearance-step-00000100.json", preset="vbench")
     found = find_entrants([str(run)], [], published())
-    assert [(entrant.label, entrant.path.name) for entrant in found.entrants] == [("my_run", "step-00000100.json")]
+    assert [(entrant.label, entrant.path.name) for entrant in found.entrants] == [
+        ("my_run", "appearance-step-00000100.json"), ("my_run", "step-00000100.json"),
+    ]  # fmt: skip
     assert "the newest of 3 results of a run, of step 100" in found.remarks[0]
 
 

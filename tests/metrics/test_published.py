@@ -119,7 +119,7 @@ def test_missing_preset_and_tables_without_a_convention_are_not_comparable() -> 
     ("values", "options", "why"),
     [
         ({"fid_k": 17.0}, {}, "nothing of the table's ground truth could be reproduced"),
-        ({"fid_k": None, **MACE_REFERENCE}, {}, "fid_k has no value"),
+        ({"fid_k": None, "bas": 0.5, **MACE_REFERENCE}, {}, "fid_k has no value"),
         ({"fid_k": 17.0, **MACE_REFERENCE}, {"n": 40}, "fid_k is of 40 clips in 75 dimensions"),
         ({"fid_k": 17.0, **MACE_REFERENCE}, {"n": 90}, "Fréchet distances of 90 clips; published: 500"),
         ({"bas": 0.5, **MACE_REFERENCE}, {}, "not measured: fid_k, fid_g, div_k, div_g"),
@@ -131,6 +131,11 @@ def test_reservations_make_it_a_comparison_with_caution(
     verdict = judge(SECTIONS["mace-1-motion"], result("mace2d", values, **options), "ma-data")
     assert verdict.level == "with caution"
     assert any(why in reason for reason in verdict.reasons), verdict.reasons
+
+
+def test_result_without_any_value_is_not_comparable() -> None:
+    verdict = judge(SECTIONS["mace-1-motion"], result("mace2d", {"fid_k": None, "bas": None}), "ma-data")
+    assert (verdict.level, len(verdict.reasons)) == ("no", 2)
 
 
 def test_unverified_table_is_never_more_than_with_caution() -> None:
