@@ -150,9 +150,8 @@ class Checkpoints(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Before anything is sharded or cast: what of the network comes from elsewhere and does not train."""
         if stage == "fit" and isinstance(pl_module, ExpertModule) and pl_module.network is not None:
-            self._base = BaseWeights.of(
-                pl_module.network, pl_module.init_from, str(pl_module.init_weights), pl_module.lora is not None
-            )
+            source, weights = pl_module.base_source or (None, "")
+            self._base = BaseWeights.of(pl_module.network, source, weights, pl_module.lora is not None)
             if self._base is not None or not isinstance(trainer.strategy, ZeroStrategy):
                 # What is left out `init_from` has put into the network already; the names are compared below.
                 pl_module.strict_loading = False

@@ -54,6 +54,9 @@ def test_verbs_and_options() -> None:
 
 
 def test_config_keys() -> None:
+    from callbacks.appearance_protocol import AppearanceProtocol
+    from callbacks.best import Best
+    from callbacks.cascade_gap import CascadeGap
     from callbacks.ema import EmaCallback
     from callbacks.motion_protocol import MotionProtocol
     from callbacks.samples import SampleVideos
@@ -67,7 +70,8 @@ def test_config_keys() -> None:
     from macedance.nn.trainable import LoraSettings
 
     classes = (
-        EmaCallback, MotionProtocol, SampleVideos, MotionDataModule, MotionExpertModule, WarmupCosine,
+        EmaCallback, MotionProtocol, AppearanceProtocol, CascadeGap, Best, SampleVideos, MotionDataModule,
+        MotionExpertModule, WarmupCosine,
         ClassifierFreeGuidance, GuidanceFreeTraining, MotionLosses, MotionExpert, LoraSettings,
     )  # fmt: skip
     check(

@@ -14,14 +14,14 @@ _COCO = (15, 15, 15, 15, 15, 16, 17, 18, 19, 20, 21, 1, 2, 4, 5, 7, 8)
 
 
 class FlatDancer:
-    """Draws every joint as a bright square on a dark ground, seen from the front; the middle second of a dance.
+    """Draws every joint as a bright square on a dark ground, seen from the front; the first frames of a dance.
 
     Args:
         size: Width and height in pixels.
         frames: Of a video, at most.
     """
 
-    def __init__(self, size: int = 64, frames: int = 32, fps: float = 30.0) -> None:
+    def __init__(self, size: int = 64, frames: int = 17, fps: float = 16.0) -> None:
         self.size, self.frames, self.fps = size, frames, fps
         self.weights: dict[str, str] = {"flat": "0" * 64}
         self.settings: dict[str, Any] = {"size": [size, size], "frames": frames}

@@ -15,6 +15,12 @@ PROTOCOL = (
     "--trainer.callbacks+={{class_path: callbacks.motion_protocol.MotionProtocol, init_args: "
     "{{every_n_steps: {every}, max_clips: {clips}, num_steps: 2, allow_small_n: true, resamples: 20, floor_draws: 2}}}}"
 )
+VIDEOS = (
+    "--trainer.callbacks+={{class_path: callbacks.{kind}, init_args: {{every_n_steps: {every}, max_clips: {clips}, "
+    "num_steps: 2, resamples: 20, weights: /nowhere, "
+    "renderer: {{class_path: tests.callbacks.flat_dancer.FlatDancer, init_args: {{frames: 8}}}}, "
+    "keypoints: {{class_path: tests.callbacks.flat_dancer.BrightSpots}}{more}}}}}"
+)
 #: Values of BAS jump with a minimum of speed that is one or none; these do not.
 STEADY = ("jerk", "jerk_reference", "pbc", "div_k", "div_k_reference", "fid_k")
 STEPS = ("--trainer.max_steps=4", "--trainer.val_check_interval=4")
@@ -27,14 +33,21 @@ def best(monitor: str, name: str = "best", mode: str = "min") -> str:
     )
 
 
-def report(run: DistRun, step: int) -> dict[str, Any]:
-    return json.loads((run.directory / "protocol" / f"step-{step:08d}.json").read_text(encoding="utf-8"))
+def report(run: DistRun, step: int, kind: str = "step") -> dict[str, Any]:
+    return json.loads((run.directory / "protocol" / f"{kind}-{step:08d}.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
 def judged(make_run: MakeRun, tmp_path_factory: pytest.TempPathFactory) -> dict[str, DistRun]:
     """Three clips at steps 2 and 4, and one alone at step 3; by one process and by two ranks under ZeRO-2."""
-    callbacks = [PROTOCOL.format(every=2, clips=3), PROTOCOL.format(every=3, clips=1), best("val/jerk")]
+    callbacks = [
+        PROTOCOL.format(every=2, clips=3),
+        PROTOCOL.format(every=3, clips=1),
+        VIDEOS.format(kind="appearance_protocol.AppearanceProtocol", every=3, clips=1, more=""),
+        VIDEOS.format(kind="appearance_protocol.AppearanceProtocol", every=2, clips=3, more=""),
+        VIDEOS.format(kind="cascade_gap.CascadeGap", every=2, clips=3, more=", perturbations: [noise], levels: [2]"),
+        best("val/jerk"),
+    ]
     runs = {}
     for kind in ("single", "zero2"):
         runs[kind] = make_run(tmp_path_factory.mktemp(kind), kind, arguments=[*STEPS, *callbacks])
@@ -65,6 +78,36 @@ def test_a_rank_without_a_clip_takes_part(judged: dict[str, DistRun]) -> None:
     )
     assert entries["fid_k"]["value"] is None
     assert "1 reference clips" in entries["fid_k"]["reason"]
+
+
+def compare(one: dict[str, Any], two: dict[str, Any], preset: str, key: str, n: int) -> None:
+    a, b = one["presets"][preset][key], two["presets"][preset][key]
+    assert b["n"] == a["n"] == n, f"{preset}.{key}"
+    assert b["value"] == pytest.approx(a["value"], rel=2e-2, abs=1e-3), f"{preset}.{key}"
+
+
+@pytest.mark.parametrize(("step", "clips"), [(2, 3), (3, 1), (4, 3)])
+def test_videos_of_two_ranks_are_judged_as_by_one(judged: dict[str, DistRun], step: int, clips: int) -> None:
+    one, two = (report(judged[kind], step, "appearance") for kind in ("single", "zero2"))
+    for key in ("temporal_flickering", "temporal_flickering_reference"):
+        compare(one, two, "vbench", key, clips)
+    for key in ("person_motion", "person_motion_reference", "keypoint_error", "missing"):
+        compare(one, two, "honest", key, clips)
+    assert one["hash"] == two["hash"]
+    assert one["inputs"]["clips"] == two["inputs"]["clips"] == {"generated": clips, "reference": clips}
+    names = list(one["per_clip"]["honest"]["person_motion"])
+    assert list(two["per_clip"]["honest"]["person_motion"]) == names
+    assert len(names) == clips
+
+
+def test_the_gap_of_two_ranks_is_that_of_one(judged: dict[str, DistRun]) -> None:
+    one, two = (report(judged[kind], 4, "cascade") for kind in ("single", "zero2"))
+    assert two["presets"].keys() == one["presets"].keys()
+    for preset in ("ground_truth", "generated", "gap_generated", "noise_2"):
+        for key in ("person_motion", "temporal_flickering", "motion_jerk"):
+            compare(one, two, preset, key, 3)
+    assert one["hash"] == two["hash"]
+    assert one["inputs"]["seconds_per_clip"] == two["inputs"]["seconds_per_clip"]
 
 
 def test_values_are_in_the_table_once(judged: dict[str, DistRun]) -> None:
