@@ -19,7 +19,8 @@ from macedance.metrics.cascade import (
     gap_values,
     merge_scores,
 )
-from macedance.metrics.cascade.judges import NO_DRIVING
+from macedance.metrics.cascade.judges import NO_DRIVING, ArmClip
+from macedance.metrics.cascade.pixels import OTHER_DANCE, pixel_scores
 from macedance.metrics.cascade.sets import WindowLooker
 from macedance.metrics.protocol_result import protocol_text, read_protocol, write_protocol
 from macedance.motion.files import JointClip, Motion
@@ -133,6 +134,10 @@ def test_sets_of_videos_have_a_distance_and_a_gap(truth: dict[str, Motion]) -> N
     # The true videos have a value of their own where no driving keypoints are needed.
     assert real.presets["real"]["person_motion"]["value"] == real.presets["ground_truth"]["person_motion"]["value"]
     assert real.presets["real"]["pck_10"]["reason"] == NO_DRIVING
+    # Equal pictures: 100 dB. A generated dance is another one, whose pixels say nothing.
+    assert real.presets["ground_truth"]["psnr"]["value"] == 100.0
+    assert real.presets["ground_truth"]["ssim"]["value"] == pytest.approx(1.0)
+    assert real.presets["generated"]["ssim"] == {"value": None, "n": 0, "reason": OTHER_DANCE}
     assert real.presets["real"]["fvd"]["value"] is None
     without = evaluate_cascade(make(truth, by, looker=looker, perturbations=()), generated, **options)
     assert without.presets["gap_generated"]["fvd"]["reference_set"] == "ground_truth"
@@ -143,6 +148,24 @@ def test_sets_of_videos_have_a_distance_and_a_gap(truth: dict[str, Motion]) -> N
     assert "4 windows are fewer than the 8 features" in refused["gap_generated"]["fvd"]["reason"]
     slow = make(truth, renderer(fps=10.0), looker=WindowLooker(tiny_video_network(), WindowSampling(4, 16.0)))
     assert "windows have 16" in slow.generated(generated).reasons["fvd"]
+
+
+def test_pixels_are_compared_where_size_and_rate_are_equal() -> None:
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 255, (6, SIDE, SIDE, 3)).astype(np.uint8)
+    noisy = np.clip(frames + rng.normal(0, 10, frames.shape), 0, 255).astype(np.uint8)
+    shown = [
+        ArmClip(name, Video.from_frames(video, 30.0, name), frames[0])
+        for name, video in (("a", noisy), ("b", frames), ("c", frames[:, ::2]), ("d", frames[:4]))
+    ]
+    true = {name: Video.from_frames(frames, 25.0 if name == "b" else 30.0) for name in "abcd"}
+    values, reasons = pixel_scores(shown, true, None)
+    assert 26 < values["psnr"][0] < 30
+    assert np.isnan(values["psnr"][1:3]).all()
+    # A shorter video is compared as far as it goes.
+    assert values["psnr"][3] == 100.0
+    assert "the true video has 64x64 at 25 fps, the arm's 64x64 at 30 fps, as of b" in reasons["ssim"]
+    assert "the arm's 64x32" in reasons["ssim"]
 
 
 def test_a_renderer_that_takes_keypoints_has_the_arm_of_the_true_videos(truth: dict[str, Motion]) -> None:

@@ -46,7 +46,7 @@ def test_each_level_is_the_same_disturbance_and_larger(dance: Motion, kind: str)
         np.testing.assert_array_equal(copy.music_beats_s, dance.music_beats_s)  # type: ignore[arg-type]
     moves = [(joints_of(copy) - truth).flatten() for copy in copies[:2]]
     if kind != "time_stretch":
-        assert float(torch.nn.functional.cosine_similarity(*moves, dim=0)) > 0.97
+        assert float(moves[0] @ moves[1] / (moves[0].norm() * moves[1].norm())) > 0.97
 
 
 @pytest.mark.parametrize("kind", ["noise", "jitter", "foot_slide"])

@@ -15,6 +15,7 @@ import torch
 
 from macedance.errors import DataError
 from macedance.metrics.cascade.judges import ArmClip, Judges
+from macedance.metrics.cascade.pixels import OTHER_DANCE, PIXEL_KEYS, pixel_scores
 from macedance.metrics.cascade.scores import GENERATED, GROUND_TRUTH, REAL, VIDEO_KEYPOINTS, ArmScores
 from macedance.metrics.cascade.sets import SET_KEYS, WindowLooker, looked_at
 from macedance.metrics.honest.adherence import to_resolution
@@ -221,6 +222,7 @@ class Cascade:
         values, reasons = self.judges.score(
             rendered, None if progress is None else lambda done, total: progress(arm, done, total)
         )
+        values, reasons = self._with_pixels(arm, rendered, values, reasons)
         windows, why = looked_at(self.looker, rendered)
         if why:
             reasons |= dict.fromkeys(SET_KEYS, why)
@@ -235,6 +237,18 @@ class Cascade:
             features,
             windows,
         )
+
+    def _with_pixels(
+        self, arm: str, rendered: Sequence[ArmClip], values: dict[str, np.ndarray], reasons: dict[str, str]
+    ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+        """The values with those of the pixels against the true videos, for arms that show the same dance."""
+        true = {clip.name: clip.video for clip in self.clips if clip.video is not None}
+        if not true:
+            return values, reasons | dict.fromkeys(PIXEL_KEYS, "no true videos were given")
+        if arm not in (GROUND_TRUTH, VIDEO_KEYPOINTS):
+            return values, reasons | dict.fromkeys(PIXEL_KEYS, OTHER_DANCE)
+        found, why = pixel_scores(rendered, true, self.judges.pictures)
+        return values | found, {**why, **{key: text for key, text in reasons.items() if key not in why}}
 
     def _kept(self, arm: str, name: str, video: Video) -> Video:
         """The video under the clip's name, from its file where videos are kept."""

@@ -19,6 +19,7 @@ from macedance.metrics.videos import PerVideoMetric
 from macedance.vision.dino import DinoFeatures
 from macedance.vision.faces import AuraFace, YuNet
 from macedance.vision.keypoints import KeypointSource
+from macedance.vision.perceptual import ALEX, Lpips
 from macedance.vision.video_network import I3dNetwork
 from macedance.vision.weights import locate
 
@@ -62,7 +63,7 @@ def available_judges(
             found.shared(metric)
         for key, reason in preset.unavailable.items():
             found.lack((key,), reason)
-    return Judges(found.judges, found.missing, found.weights, found.settings, kept)
+    return Judges(found.judges, found.missing, found.weights, found.settings, kept, found.pictures(weights))
 
 
 def available_looker(weights: str | Path | None = None, *, device: str = "cpu") -> tuple[WindowLooker | None, str]:
@@ -133,6 +134,16 @@ class _Found:
             return FaceSimilarity(detector, embedder, boxes=boxes, references=_pictures(clips), **_LOCAL)
 
         self._add(FaceSimilarity(detector, embedder, boxes=boxes, references={}, **_LOCAL), make)
+
+    def pictures(self, weights: str | Path | None) -> Lpips | None:
+        """The network of LPIPS."""
+        try:
+            network = Lpips.from_folder(locate(ALEX.weights, weights), ALEX)
+        except DependencyError as error:
+            self.lack(("lpips",), str(error))
+            return None
+        self.weights[network.name] = network.fingerprint
+        return network.to(self.device)
 
     def _add(self, example: PerVideoMetric, make: Any, *, needs_driving: bool = False) -> None:
         self.judges.append(Judge(tuple(example.keys), make, needs_driving))

@@ -12,6 +12,7 @@ from macedance.errors import DataError
 from macedance.metrics.cascade.arms import MOTION_KEYS, Cascade, perturbation_settings
 from macedance.metrics.cascade.differences import GATES, Gate
 from macedance.metrics.cascade.judges import CONTACT_KEYS
+from macedance.metrics.cascade.pixels import PIXEL_KEYS
 from macedance.metrics.cascade.scores import GENERATED, ArmScores, cascade_result
 from macedance.metrics.cascade.sets import SET_KEYS
 from macedance.metrics.honest.adherence import ADHERENCE_KEYS
@@ -28,6 +29,7 @@ CASCADE_KEYS: tuple[str, ...] = (
     "person_identity", "face_similarity", "face_rate",
     "subject_consistency", "background_consistency", "motion_smoothness", "temporal_flickering",
     "warp_error", "warp_error_person", "person_motion",
+    *PIXEL_KEYS,
     *MOTION_KEYS,
 )  # fmt: skip
 NOT_JUDGED = "nothing that judges it was given"

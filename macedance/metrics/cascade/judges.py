@@ -28,6 +28,7 @@ from macedance.vision.video import Video
 
 if TYPE_CHECKING:
     from macedance.rendering.motion_to_video import Danced
+    from macedance.vision.perceptual import Lpips
 
 CONTACT_KEYS: tuple[str, ...] = ("contact_error", "skate_speed")
 NO_DRIVING = "nothing says where this arm's joints should be"
@@ -78,6 +79,7 @@ class Judges:
         weights: Model -> sha256 of the networks that judge.
         settings: What else the values depend on; part of the hash.
         keypoints: The source of keypoints, which the keypoint-driven arm needs too.
+        pictures: The network of LPIPS, for arms that can be compared with the true videos frame by frame.
     """
 
     metrics: Sequence[Judge] = ()
@@ -85,6 +87,7 @@ class Judges:
     weights: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     keypoints: KeypointSource | None = None
+    pictures: Lpips | None = None
 
     def lacking(self, keys: Sequence[str], reason: str) -> Judges:
         """The same judges, with the reason for more keys that nothing judges."""
