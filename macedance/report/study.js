@@ -199,6 +199,7 @@ function startPage() {
     setSound("left");
     at("progress").textContent = `Pair ${state.index + 1} of ${state.pairs.length}`;
     showQuestions();
+    window.scrollTo(0, 0);
   }
 
   function goOn() {
