@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from launch import data_appearance
 from launch.options import Parser, add_json_option, emit_json, say
 from macedance.errors import ConfigError
 
@@ -45,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     bvh.add_argument("--seed", type=int, default=0, help="of the split by file (default 0)")
     add_json_option(bvh)
     _add_order_parser(kinds)
+    data_appearance.add_parser(kinds)
     return parser
 
 
@@ -76,6 +78,8 @@ def main(arguments: Sequence[str]) -> int:
     options = build_parser().parse_args(arguments)
     if options.kind == "order":
         return _order(options)
+    if options.kind == "appearance-demo":
+        return data_appearance.run(options)
     manifest = _demo(options) if options.kind == "demo" else _bvh(options)
     splits = {name: split.samples for name, split in manifest.splits.items()}
     say(f"wrote {options.out}: " + ", ".join(f"{count} {name}" for name, count in splits.items()))

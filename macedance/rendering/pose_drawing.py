@@ -32,7 +32,8 @@ _LIMBS: tuple[tuple[str, str], ...] = (
     ("neck", "lhip"), ("lhip", "lknee"), ("lknee", "lankle"), ("neck", "nose"), ("nose", "reye"), ("reye", "rear"),
     ("nose", "leye"), ("leye", "lear"), ("lankle", "ltoe"), ("rankle", "rtoe"),
 )  # fmt: skip
-_PALETTE: tuple[tuple[int, int, int], ...] = (
+#: Colour (R, G, B) of each limb and of each joint, in their order.
+PALETTE: tuple[tuple[int, int, int], ...] = (
     (255, 0, 0), (255, 85, 0), (255, 170, 0), (255, 255, 0), (170, 255, 0), (85, 255, 0), (0, 255, 0), (0, 255, 85),
     (0, 255, 170), (0, 255, 255), (0, 170, 255), (0, 85, 255), (0, 0, 255), (85, 0, 255), (170, 0, 255), (255, 0, 255),
     (255, 0, 170), (255, 0, 85), (200, 200, 0), (100, 100, 0),
@@ -94,7 +95,7 @@ def draw_pose(
     *,
     left_hand_K3: np.ndarray | None = None,
     right_hand_K3: np.ndarray | None = None,
-    palette: tuple[tuple[int, int, int], ...] = _PALETTE,
+    palette: tuple[tuple[int, int, int], ...] = PALETTE,
 ) -> np.ndarray:
     """One pose picture (H, W, 3), uint8, RGB.
 
