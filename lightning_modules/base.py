@@ -86,7 +86,7 @@ class ExpertModule(pl.LightningModule):
             torch.manual_seed(self.seed)
             network = self._network_factory()
             if self.init_from is not None:
-                self.adopt_source(load_network_weights(network, self.init_from, weights=self.init_weights))
+                self.load_source(network, self.init_from)
             if self.lora is not None:
                 add_lora(network, self.lora)
         if self.train_only is not None or self.freeze_patterns is not None:
@@ -100,8 +100,17 @@ class ExpertModule(pl.LightningModule):
     def adopt_corpus(self, data: Any) -> None:
         """Take from a data module what the model must know of its corpus."""
 
+    def load_source(self, network: nn.Module, source: str) -> None:
+        """Load the weights of a folder or checkpoint into the network that is about to train, and what they rely on."""
+        self.adopt_source(load_network_weights(network, source, weights=self.init_weights))
+
     def adopt_source(self, source: LoadedModel) -> None:
         """Take from the model that training starts from what its weights rely on."""
+
+    @property
+    def base_source(self) -> tuple[str, str] | None:
+        """Where what does not train comes from, and which weights of it; None: from nowhere, checkpoints keep it."""
+        return None if self.init_from is None else (self.init_from, str(self.init_weights))
 
     @property
     def built_network(self) -> nn.Module:

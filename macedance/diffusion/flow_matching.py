@@ -115,38 +115,47 @@ class FlowDraws:
         u_B: Uniform in (0, 1], float32, before the shift.
         noise: Standard normal, float32, of the latents' shape (B, ...).
         drop_B: bool, True where the conditions are dropped.
+        known_B: bool, True where the clip's first frames are given.
     """
 
     u_B: Tensor
     noise: Tensor
     drop_B: Tensor
+    known_B: Tensor
 
     def to(self, device: torch.device | str) -> FlowDraws:
         """The same draws on another device."""
-        return FlowDraws(self.u_B.to(device), self.noise.to(device), self.drop_B.to(device))
+        return FlowDraws(self.u_B.to(device), self.noise.to(device), self.drop_B.to(device), self.known_B.to(device))
 
 
 def draw_flow(
-    seed: int, sample_numbers: Tensor | Sequence[int], shape: Sequence[int], drop_probability: float = 0.0
+    seed: int,
+    sample_numbers: Tensor | Sequence[int],
+    shape: Sequence[int],
+    drop_probability: float = 0.0,
+    known_probability: float = 0.0,
 ) -> FlowDraws:
-    """Noise level, condition drop and noise of each row, from its own stream; see draws.py.
+    """Noise level, condition drop, noise and what is known of each row, from its own stream; see draws.py.
 
     Args:
         seed: The run's seed.
         sample_numbers: Global sample numbers (B,).
         shape: Of one row's latents.
         drop_probability: Chance that a row's conditions are dropped, 0 .. 1.
+        known_probability: Chance that a row's first frames are given, 0 .. 1.
     """
     numbers = [int(n) for n in (sample_numbers.tolist() if isinstance(sample_numbers, Tensor) else sample_numbers)]
-    uniform, noise = np.empty((len(numbers), 2)), np.empty((len(numbers), *shape), dtype=np.float32)
+    uniform, noise = np.empty((len(numbers), 3)), np.empty((len(numbers), *shape), dtype=np.float32)
     for row, number in enumerate(numbers):
         generator = row_generator(seed, number, _TRAINING_STREAM)
-        uniform[row] = generator.random(2)
+        uniform[row, :2] = generator.random(2)
         generator.standard_normal(dtype=np.float32, out=noise[row])
+        uniform[row, 2] = generator.random()
     return FlowDraws(
         torch.from_numpy((1 - uniform[:, 0]).astype(np.float32)),
         torch.from_numpy(noise),
         torch.from_numpy(uniform[:, 1] < drop_probability),
+        torch.from_numpy(uniform[:, 2] < known_probability),
     )
 
 

@@ -113,6 +113,13 @@ def add_lora(network: nn.Module, settings: LoraSettings) -> None:
     inject_adapter_in_model(config, network)
 
 
+def keep_trained_precise(network: nn.Module) -> None:
+    """Bring what trains to float32, in place: small steps are lost on weights in bfloat16."""
+    for parameter in network.parameters():
+        if parameter.requires_grad and parameter.is_floating_point():
+            parameter.data = parameter.data.float()
+
+
 def merged_state_dict(state: Mapping[str, Tensor], settings: LoraSettings) -> dict[str, Tensor]:
     """The plain network's state dict: every adapter folded into its base weight, W + (alpha / r) B A.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from macedance.errors import CheckpointError
 
 _PREFIX = "network."
+#: In place of ``auto``, ``ema`` or ``raw``: the source is a pretrained network, a folder or an id on a hub.
+PRETRAINED = "pretrained"
 
 
 def plain_name(name: str) -> str:
@@ -23,19 +25,21 @@ def plain_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class BaseWeights:
-    """The frozen part of a network that was started from a model folder or checkpoint.
+    """The frozen part of a network that was started from a model folder or checkpoint, or from a pretrained network.
 
     Attributes:
-        source: The folder or checkpoint.
-        weights: Which of its weights: ``auto``, ``ema`` or ``raw``.
+        source: The folder, checkpoint or id.
+        weights: Which of its weights: ``auto``, ``ema``, ``raw`` or ``pretrained``.
         sha256: Of names, types, shapes and bytes of the frozen parameters.
         names: Of the frozen parameters, as the network with its adapters calls them.
+        types: Precision of those that are not float32: the source may keep them in another one.
     """
 
     source: str
     weights: str
     sha256: str
     names: tuple[str, ...]
+    types: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, network: nn.Module, source: str | None, weights: str, adapted: bool) -> BaseWeights | None:
@@ -44,17 +48,21 @@ class BaseWeights:
         Args:
             network: Not yet sharded or cast.
             source: What it was started from.
-            weights: Which weights of it.
+            weights: Which weights of it, or PRETRAINED.
             adapted: It carries adapters.
         """
         frozen = {name: p for name, p in network.named_parameters() if not p.requires_grad}
         if source is None or not frozen:
             return None
-        return cls(str(Path(source).resolve()), weights, identity(frozen), tuple(sorted(frozen)))
+        is_id = weights == PRETRAINED and not Path(source).expanduser().is_dir()
+        types = {name: str(p.dtype).removeprefix("torch.") for name, p in frozen.items() if p.dtype != torch.float32}
+        path = source if is_id else str(Path(source).expanduser().resolve())
+        return cls(path, weights, identity(frozen), tuple(sorted(frozen)), types)
 
     def to_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {"source": self.source, "weights": self.weights, "sha256": self.sha256, "names": list(self.names)}
+        kept = {"source": self.source, "weights": self.weights, "sha256": self.sha256, "names": list(self.names)}
+        return {**kept, **({"types": dict(self.types)} if self.types else {})}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str | Path) -> BaseWeights:
@@ -65,8 +73,11 @@ class BaseWeights:
         """
         try:
             source, weights, digest = (str(values[key]) for key in ("source", "weights", "sha256"))
-            return cls(source, weights, digest, tuple(map(str, values["names"])))
-        except (KeyError, TypeError) as error:
+            types = {str(name): str(kind) for name, kind in dict(values.get("types") or {}).items()}
+            if any(not isinstance(getattr(torch, kind, None), torch.dtype) for kind in types.values()):
+                raise TypeError("an unknown precision")
+            return cls(source, weights, digest, tuple(map(str, values["names"])), types)
+        except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"the checkpoint's base section is damaged: {error!r}", where=where) from error
 
     def names_in(self, module: nn.Module) -> frozenset[str]:
@@ -86,15 +97,27 @@ class BaseWeights:
         Raises:
             CheckpointError: The source is not the one that was trained on.
         """
-        missing = [name for name in self.names if plain_name(name) not in source]
-        found = {name: source[plain_name(name)] for name in self.names if plain_name(name) in source}
-        if missing or identity(found) != self.sha256:
+        found = self.found_in(source)
+        if found is None:
             raise CheckpointError(
                 f"the checkpoint holds what was trained only, and {self.source} is not what it was trained on",
                 where=where,
                 fix="name the model folder or checkpoint that the run was given as --init_from",
             )
         return {**tensors, **found}
+
+    def found_in(self, source: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        """The frozen weights by their names here, if these are they.
+
+        Args:
+            source: Weights by name without adapters, in any precision that holds them.
+        """
+        if any(plain_name(name) not in source for name in self.names):
+            return None
+        found = {
+            name: source[plain_name(name)].to(getattr(torch, self.types.get(name, "float32"))) for name in self.names
+        }
+        return found if identity(found) == self.sha256 else None
 
 
 def identity(tensors: Mapping[str, Tensor]) -> str:

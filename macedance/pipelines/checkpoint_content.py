@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from macedance.errors import CheckpointError, ConfigError
-from macedance.pipelines.base_weights import BaseWeights
+from macedance.pipelines.base_weights import PRETRAINED, BaseWeights
 from macedance.pipelines.checkpoint_folder import MANIFEST_FILE, MODEL_FILE, STATE_FILE, verify
 from macedance.pipelines.checkpoint_fragments import assemble_fragments, fragment_names
 from macedance.pipelines.folder import CONFIG_FILE, check_weights, read_folder
+from macedance.pipelines.pretrained import is_transformer_folder, read_transformer
 
 Weights = Literal["auto", "ema", "raw"]
 
@@ -120,23 +121,50 @@ def read_checkpoint(
         raise CheckpointError("the checkpoint lacks its configuration or its normaliser", where=path)
     if with_base and isinstance(ours.get("base"), Mapping):
         left_out = BaseWeights.from_dict(ours["base"], path)
-        source = Path(base if base is not None else left_out.source)
-        tensors = left_out.complete(tensors, _source_weights(source, left_out.weights, path), path)
+        source = str(base) if base is not None else left_out.source
+        tensors = left_out.complete(tensors, base_tensors(source, left_out.weights, path), path)
     return CheckpointContent(path, ours, tensors, average, only)
 
 
-def _source_weights(source: Path, weights: str, needed_by: Path) -> dict[str, Tensor]:
-    if not source.exists():
+def base_tensors(source: str, weights: str, needed_by: Path) -> dict[str, Tensor]:
+    """All weights of what a checkpoint was trained on, by name without adapters.
+
+    Args:
+        source: A model folder, a checkpoint, an adapter's file, or what holds a pretrained transformer.
+        weights: ``auto``, ``ema``, ``raw`` or ``pretrained``.
+        needed_by: The checkpoint, for the message.
+
+    Raises:
+        CheckpointError: It is gone or damaged.
+    """
+    path = Path(source).expanduser()
+    if weights == PRETRAINED and not path.is_dir():
+        return read_transformer(source)
+    if not path.exists():
         raise CheckpointError(
             f"the checkpoint holds what was trained only, and the weights that it was trained on are gone: {source}",
             where=needed_by,
             fix="name the model folder or checkpoint that the run was given as --init_from: "
             "`macedance checkpoint export --base`",
         )
-    if source.is_dir() and not is_checkpoint_folder(source):
-        return read_folder(source)[2]
-    which: Any = weights
-    return read_checkpoint(source, which).weights(which)
+    if path.is_dir() and not is_checkpoint_folder(path):
+        from macedance.pipelines.appearance_folder import is_model_folder, read_model_folder
+
+        if is_model_folder(path):
+            return read_model_folder(path).weights("raw")
+        return read_transformer(path) if is_transformer_folder(path) else read_folder(path)[2]
+    if path.suffix == ".safetensors":
+        from macedance.pipelines.appearance_weights import base_of, read_adapter
+
+        adapter = read_adapter(path)
+        base = base_of(adapter)
+        return (
+            adapter.tensors
+            if base is None
+            else base.complete(adapter.tensors, base_tensors(base.source, base.weights, path), path)
+        )
+    which: Any = "auto" if weights == PRETRAINED else weights
+    return read_checkpoint(path, which).weights(which)
 
 
 def holds_model(name: str) -> bool:

@@ -33,7 +33,7 @@ class Conditions:
         known: Latents (B, z, t, h, w) of the clip as far as it is known: encoded from pixels whose unknown frames are
             0, which are not latents of 0 (``LatentCodec.blank``).
         image: Features (B, M, D) of the reference picture, or None for a network without them.
-        known_frames: Frames known at the clip's beginning.
+        known_frames: Frames known at the clip's beginning: of every clip, or of each (B,), int64.
     """
 
     reference: Tensor
@@ -42,14 +42,14 @@ class Conditions:
     text: Tensor
     known: Tensor
     image: Tensor | None = None
-    known_frames: int = 0
+    known_frames: int | Tensor = 0
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Conditions:
         """The same conditions on another device, in another precision."""
         moved: dict[str, Any] = {
             item.name: value.to(device=device, dtype=dtype)
             for item in fields(self)
-            if isinstance(value := getattr(self, item.name), Tensor)
+            if item.name != "known_frames" and isinstance(value := getattr(self, item.name), Tensor)
         }
         return replace(self, **moved)
 
@@ -62,21 +62,20 @@ class Conditions:
 
 
 def known_mask(
-    geometry: LatentGeometry, batch: int, latent_frames: int, rows: int, columns: int, known_frames: int
+    geometry: LatentGeometry, batch: int, latent_frames: int, rows: int, columns: int, known_frames: int | Tensor
 ) -> Tensor:
     """Mask (B, 4, t, h, w): 1 where the frame behind it is known, float32.
 
     The first latent frame holds one frame, each later one ``temporal`` of them; where that is not 4, a latent frame's
     mask channels are spread over its frames.
     """
-    mask = torch.zeros(batch, MASK_CHANNELS, latent_frames, rows, columns)
-    for latent in range(latent_frames):
-        first = 0 if latent == 0 else 1 + (latent - 1) * geometry.temporal
-        count = 1 if latent == 0 else geometry.temporal
-        for channel in range(MASK_CHANNELS):
-            frame = first + channel * count // MASK_CHANNELS
-            mask[:, channel, latent] = float(frame < known_frames)
-    return mask
+    channel = torch.arange(MASK_CHANNELS).view(-1, 1)
+    latent = torch.arange(latent_frames)
+    later = 1 + (latent - 1) * geometry.temporal + channel * geometry.temporal // MASK_CHANNELS
+    frame_CT = torch.where(latent == 0, 0, later)
+    known_B = torch.as_tensor(known_frames).reshape(-1).cpu().expand(batch)
+    mask = (frame_CT < known_B.view(-1, 1, 1)).float()
+    return mask.view(batch, MASK_CHANNELS, latent_frames, 1, 1).expand(-1, -1, -1, rows, columns)
 
 
 def transformer_input(noisy_BCTHW: Tensor, conditions: Conditions, geometry: LatentGeometry) -> Tensor:

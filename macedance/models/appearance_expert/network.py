@@ -41,7 +41,7 @@ class AppearanceExpert(nn.Module):
         transformer: Its constructor arguments; the released model's stand in ``configs/experiments``.
         vae: Of the autoencoder whose latents it reads: ``z_dim``, ``scale_factor_spatial``, ``scale_factor_temporal``.
         weights: A folder in diffusers' layout (the model's, or its ``transformer``) or a hub id to take the weights
-            from; None: by the seed. A folder is never looked for on a hub.
+            from; None: by the seed. A folder is never looked for on a hub. On the meta device nothing is loaded.
         precision: Of the weights in memory. The norms and embeddings that diffusers keeps in float32 stay in it.
 
     Raises:
@@ -64,7 +64,9 @@ class AppearanceExpert(nn.Module):
         arguments = _checked(transformer, vae)
         self.transformer_config, self.vae_config = dict(transformer), dict(vae)
         self.geometry = LatentGeometry.of(vae, arguments["patch_size"][-1])
-        if weights is None:
+        #: Where the weights came from; None: from the seed.
+        self.pretrained = weights
+        if weights is None or torch.get_default_device().type == "meta":
             self.transformer = WanAnimateTransformer3DModel(**arguments)
             _cast(self.transformer, getattr(torch, precision))
         else:

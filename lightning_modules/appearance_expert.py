@@ -1,0 +1,244 @@
+"""The Appearance Expert's training: motion and one picture of a person -> video (MACE-Dance, over Wan-Animate)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.base import ExpertModule, OptimizerFactory
+from lightning_modules.schedules import WarmupCosine
+from lightning_modules.stages import Stage, stage_settings
+from macedance.diffusion.flow_matching import FlowDraws, FlowMatching, draw_flow
+from macedance.errors import ConfigError
+from macedance.metrics.weighted_mean import WeightedMean
+from macedance.models.appearance_expert.network import AppearanceExpert
+from macedance.models.appearance_expert.training import (
+    check_probability,
+    encode_batch,
+    is_encoded,
+    training_conditions,
+    velocity_loss,
+)
+from macedance.nn.trainable import LoraSettings, keep_trained_precise
+from macedance.pipelines.appearance_config import AppearanceModelConfig, network_arguments
+from macedance.pipelines.appearance_weights import load_source
+from macedance.pipelines.base_weights import PRETRAINED
+from macedance.pipelines.motion_weights import Weights
+
+#: Validation draws use sample numbers from here on, so that they never repeat a training step's.
+_VALIDATION_OFFSET = 2**40
+
+
+class AppearanceExpertModule(ExpertModule):
+    """Trains an Appearance Expert on clips of people with their poses, by flow matching.
+
+    Args:
+        network: Makes the network: ``forward(noisy, sigma, conditions) -> velocity``. Its ``weights`` are the base.
+        optimizer: Makes the optimizer; AdamW, lr 1e-5 (kinematic) and 1e-4 (aesthetic) in the released scripts.
+        flow: Noise levels; shift 5 for Wan-Animate.
+        stage: ``kinematic``: the Body Adapter trains; ``aesthetic``: LoRA of rank 32 on attention and feed-forward of
+            the blocks, with stage 1's adapter through ``init_from``; ``full``: everything. Short for ``train_only`` and
+            ``lora``; null: as these say.
+        drop_probability: Chance that a clip's text and face are dropped.
+        known_probability: Chance that a clip's first ``known_frames`` frames are given, as they are when a long video
+            is made in segments.
+        known_frames: How many; clips encoded beforehand must have been encoded with as many.
+        exclude_reference_loss: Count the error of the clip's frames alone, not of the reference's.
+        encoders: Makes the frozen encoders, for data that holds pixels; null: the data is encoded.
+        sample_weights: Which weights of this run's checkpoints are sampled with, ``ema`` or ``raw``.
+        num_steps: Sampling steps of the model by default.
+        lr_schedule: See :class:`ExpertModule`, as the following.
+        seed: Seeds initialisation and draws.
+        init_from: Folder, checkpoint or exported adapter to take weights from; over the network's ``weights``, if any.
+        init_weights: ``ema``, ``raw`` or ``auto``.
+        train_only: Name patterns of what trains.
+        freeze: Name patterns of what does not.
+        lora: Low-rank adapters.
+        activation_checkpointing: Name patterns of the submodules that compute their activations twice, to keep less.
+
+    What trains is kept in float32, whatever the precision of the frozen base.
+
+    Raises:
+        ConfigError: A chance outside 0 .. 1, or a setting that belongs to another stage.
+    """
+
+    def __init__(
+        self,
+        network: Callable[[], nn.Module],
+        optimizer: OptimizerFactory,
+        flow: FlowMatching | None = None,
+        stage: Stage | None = None,
+        drop_probability: float = 0.1,
+        known_probability: float = 0.5,
+        known_frames: int = 1,
+        exclude_reference_loss: bool = True,
+        encoders: Callable[[], nn.Module] | None = None,
+        sample_weights: Literal["ema", "raw"] = "ema",
+        num_steps: int = 20,
+        lr_schedule: WarmupCosine | None = None,
+        seed: int = 0,
+        init_from: str | None = None,
+        init_weights: Weights = "auto",
+        train_only: list[str] | None = None,
+        freeze: list[str] | None = None,
+        lora: LoraSettings | None = None,
+        activation_checkpointing: list[str] | None = None,
+    ) -> None:
+        train_only, lora = stage_settings(stage, train_only, lora)
+        super().__init__(
+            network,
+            optimizer,
+            lr_schedule,
+            seed,
+            init_from,
+            init_weights,
+            train_only,
+            freeze,
+            lora,
+            activation_checkpointing,
+        )
+        check_probability("drop_probability", drop_probability)
+        check_probability("known_probability", known_probability)
+        if known_frames < 0 or num_steps < 1:
+            raise ConfigError(
+                f"known_frames is {known_frames}, num_steps {num_steps}", where="model", expected="0, 1 or more"
+            )
+        self.flow = flow or FlowMatching()
+        self.stage = stage
+        self.drop_probability, self.known_probability = drop_probability, known_probability
+        self.known_frames, self.exclude_reference_loss = known_frames, exclude_reference_loss
+        self.sample_weights: Literal["ema", "raw"] = sample_weights
+        self.num_steps = num_steps
+        self.fps, self.frames, self.size = 30.0, 0, (0, 0)
+        self.encoder_identity: dict[str, str] = {}
+        self.val_loss = WeightedMean()
+        self._encoders_factory = encoders
+        # In a list, or the frozen encoders would be submodules: sharded, saved and counted with what trains.
+        self._encoders: list[nn.Module] = []
+
+    # ---------------------------------------------------------------- set-up
+    def adopt_corpus(self, data: Any) -> None:
+        """Read frame rate, length, size and identity of the corpus, and what encoded it, from the data module."""
+        self.fps, self.frames = float(data.fps), int(data.frames)
+        height, width = data.buckets[0][:2]
+        self.size = (int(height), int(width))
+        self.encoder_identity = dict(data.encoder_identity)
+        self.manifest_sha256 = data.manifest.sha256
+
+    def setup(self, stage: str) -> None:
+        """Know the corpus before the network is built."""
+        if self.network is None:
+            self.adopt_corpus(self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    def configure_model(self) -> None:
+        """Build the network once; what trains is brought to float32."""
+        built = self.network is not None
+        super().configure_model()
+        if not built:
+            keep_trained_precise(self.built_network)
+
+    def load_source(self, network: nn.Module, source: str) -> None:
+        """Load a model, a checkpoint or an exported adapter over the network's own base weights."""
+        load_source(cast(AppearanceExpert, network), source, self.init_weights)
+
+    @property
+    def base_source(self) -> tuple[str, str] | None:
+        """See :class:`ExpertModule`: what training started from, else the network's own pretrained weights."""
+        pretrained = getattr(self.network, "pretrained", None)
+        return super().base_source or (None if pretrained is None else (str(pretrained), PRETRAINED))
+
+    @property
+    def encoders(self) -> nn.Module:
+        """The frozen encoders, on the module's device; built at first use.
+
+        Raises:
+            ConfigError: The data holds pixels and no encoders are given.
+        """
+        if not self._encoders:
+            if self._encoders_factory is None:
+                raise ConfigError(
+                    "the data holds pixels and the model has no encoders",
+                    where="model.encoders",
+                    expected="a factory of encoders, or data that is encoded",
+                    fix="macedance data encode",
+                )
+            with torch.random.fork_rng():
+                torch.manual_seed(self.seed)
+                self._encoders.append(self._encoders_factory().eval().requires_grad_(False))
+        encoders = self._encoders[0]
+        encoders.to(self.device)
+        return encoders
+
+    # ---------------------------------------------------------------- steps
+    def _encoded(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch as latents."""
+        if not is_encoded(batch):
+            return encode_batch(batch, self.encoders, self.known_frames)
+        known = int(batch.get("known_frames", 0))
+        if self.known_probability > 0 and known != self.known_frames:
+            raise ConfigError(
+                f"the clips were encoded with {known} known frames and the model trains on {self.known_frames}",
+                where="model.known_frames",
+                fix=f"--model.known_frames={known}, or --model.known_probability=0",
+            )
+        return batch
+
+    def _draws(self, sample_numbers: Tensor, batch: dict[str, Any]) -> FlowDraws:
+        channels, frames, rows, columns = batch["latents"].shape[1:]
+        shape = (channels, frames + 1, rows, columns)  # the reference's frame comes first
+        return draw_flow(self.seed, sample_numbers, shape, self.drop_probability, self.known_probability)
+
+    def _loss(self, batch: dict[str, Any], sample_numbers: Tensor, real_B: Tensor | None = None) -> Tensor:
+        network = cast(AppearanceExpert, self.built_network)
+        batch = self._encoded(batch)
+        draws = self._draws(sample_numbers, batch).to(batch["latents"].device)
+        conditions = training_conditions(batch, draws, network.face_size)
+        return velocity_loss(
+            network, self.flow, batch["latents"], conditions, draws, self.exclude_reference_loss, real_B
+        )
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """The loss of a batch; its draws are keyed by (seed, global sample number)."""
+        loss = self._loss(batch, batch["position"])
+        self.log("train/loss", loss.detach(), on_step=True, on_epoch=False)
+        # Here and not in on_train_batch_end: the callbacks that save checkpoints run before the module's hook.
+        self.position = self.trainer.datamodule.consumed_after(batch)  # type: ignore[attr-defined]
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """The same loss on held-out clips with draws that are the same at every validation.
+
+        Its mean is over the clips of all ranks: a row with position -1 stands where a rank has no clip left.
+        """
+        real_B = batch["position"] >= 0
+        loss = self._loss(batch, batch["position"] + _VALIDATION_OFFSET, real_B)
+        self.val_loss.update(loss, int(real_B.sum()))
+        self.log("val/loss", self.val_loss, on_step=False, on_epoch=True)
+
+    # ---------------------------------------------------------------- what checkpoints say
+    def model_config(self) -> AppearanceModelConfig:
+        """The model being trained, without its weights."""
+        transformer, vae = network_arguments(self.built_network)
+        return AppearanceModelConfig(
+            transformer=transformer,
+            vae=vae,
+            flow=self.flow,
+            fps=self.fps,
+            frames=self.frames,
+            size=self.size,
+            known_frames=self.known_frames if self.known_probability > 0 else 0,
+            num_steps=self.num_steps,
+            encoders=self.encoder_identity,
+            sample_weights=self.sample_weights,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """See :class:`ExpertModule`."""
+        return self.model_config().to_dict()
+
+    def normalizer_dict(self) -> dict[str, Any]:
+        """See :class:`ExpertModule`: the autoencoder standardises, nothing else does."""
+        return {}

@@ -1,0 +1,167 @@
+"""Starting weights of an Appearance Expert: a model folder, a checkpoint, or an adapter that was exported.
+
+A checkpoint or an adapter may hold only what was trained; the rest is then the network's own, if it is what was
+trained on, or comes from where the checkpoint says. Nothing that is read can run code.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from macedance.errors import CheckpointError
+from macedance.models.appearance_expert.network import AppearanceExpert
+from macedance.pipelines.appearance_config import AppearanceModelConfig
+from macedance.pipelines.base_weights import BaseWeights
+from macedance.pipelines.checkpoint_content import CheckpointContent, Weights, is_checkpoint_folder, read_checkpoint
+
+#: Key of an adapter file's metadata that says what it was trained on.
+BASE_KEY = "macedance_base"
+CONFIG_KEY = "macedance_config"
+
+
+def load_source(network: AppearanceExpert, source: str | Path, which: Weights = "auto") -> None:
+    """Load what a source holds into a network that is about to train, in place.
+
+    Args:
+        network: With the weights of its own base, if it has any; without adapters.
+        source: A model folder, a training checkpoint or run directory, or an adapter's safetensors file.
+        which: Which weights of a checkpoint: ``ema``, ``raw``, or ``auto``, the average where there is one.
+
+    Raises:
+        CheckpointError: Missing or foreign; of another architecture, which is named; or trained on another base than
+            the network has.
+    """
+    source = Path(source).expanduser()
+    own = network.state_dict()
+    content = read_source(source, which)
+    _check_architecture(network, content, source)
+    base = base_of(content)
+    if base is not None:
+        content = replace(content, tensors=_on_base(network, own, content, base))
+    tensors = content.weights(which)
+    _check_names(own, tensors, source)
+    # What is the network's own anyway is not copied onto itself: of a large base that is most.
+    network.load_state_dict({k: v for k, v in tensors.items() if v.data_ptr() != own[k].data_ptr()}, strict=False)
+
+
+def read_source(source: Path, which: Weights | None = None) -> CheckpointContent:
+    """What a source holds itself, without the base that it was trained on.
+
+    Raises:
+        CheckpointError: It is missing, damaged, or nothing of an Appearance Expert.
+    """
+    from macedance.pipelines.appearance_folder import is_model_folder, read_model_folder
+    from macedance.pipelines.checkpoint_content import holds_model
+    from macedance.pipelines.export import find_checkpoint
+
+    if source.suffix == ".safetensors" and source.is_file():
+        return read_adapter(source)
+    if is_model_folder(source):
+        return read_model_folder(source)
+    if not is_checkpoint_folder(source):
+        source = find_checkpoint(source, holds_model)
+    return read_checkpoint(source, which, with_base=False)
+
+
+def base_of(content: CheckpointContent) -> BaseWeights | None:
+    """What a checkpoint or adapter was trained on; None where it is whole."""
+    section = content.ours.get("base")
+    return BaseWeights.from_dict(section, content.path) if isinstance(section, Mapping) else None
+
+
+def config_of(content: CheckpointContent) -> AppearanceModelConfig:
+    """The model of a source.
+
+    Raises:
+        CheckpointError: It is not an Appearance Expert's.
+    """
+    return AppearanceModelConfig.from_dict(content.ours["config"], content.path)
+
+
+def read_adapter(path: Path) -> CheckpointContent:
+    """An adapter that ``macedance checkpoint export --format body_adapter`` wrote.
+
+    Raises:
+        CheckpointError: Damaged, or another kind of file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            told = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        config = json.loads(told[CONFIG_KEY])
+        base = json.loads(told[BASE_KEY])
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"cannot read the adapter: {error}", where=path, expected="safetensors") from error
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(
+            "the file does not say what it was trained on",
+            where=path,
+            expected="an adapter of `macedance checkpoint export --format body_adapter`",
+        ) from error
+    ours: dict[str, Any] = {"config": config, "normalizer": {}, **({} if base is None else {"base": base})}
+    return CheckpointContent(path, ours, tensors, {}, "raw")
+
+
+def _on_base(
+    network: AppearanceExpert, own: Mapping[str, Tensor], content: CheckpointContent, base: BaseWeights
+) -> dict[str, Tensor]:
+    """The weights of a source that holds what was trained only, with the base that it was trained on."""
+    if network.pretrained is None:
+        from macedance.pipelines.checkpoint_content import base_tensors
+
+        return base.complete(content.tensors, base_tensors(base.source, base.weights, content.path), content.path)
+    found = base.found_in(own)
+    if found is None:
+        raise CheckpointError(
+            f"it was trained on {base.source}, and the network's weights are those of {network.pretrained}, which are "
+            "other ones",
+            where=content.path,
+            fix="--model.network.init_args.weights with what it was trained on",
+        )
+    return {**content.tensors, **found}
+
+
+def _check_architecture(network: AppearanceExpert, content: CheckpointContent, source: Path) -> None:
+    """Raise CheckpointError where a source is of another architecture, naming what differs."""
+    config = config_of(content)
+    differing = []
+    for name, mine, theirs in (
+        ("vae", network.vae_config, config.vae),
+        ("transformer", network.transformer_config, config.transformer),
+    ):
+        for key in sorted(mine.keys() | theirs.keys()):
+            a, b = (_plain(values.get(key)) for values in (mine, theirs))
+            if a != b:
+                differing.append(f"{name}.{key} {b}, not {a}")
+    if differing:
+        raise CheckpointError(
+            f"the weights are of another network: {', '.join(differing[:4])}",
+            where=source,
+            expected="those of the config's network",
+            fix="use the config of the run that wrote the weights",
+        )
+
+
+def _check_names(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: Path) -> None:
+    """Raise CheckpointError unless weights are of exactly the network's names and shapes."""
+    missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    shapes = sorted(name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape)
+    if missing or extra or shapes:
+        raise CheckpointError(
+            f"the weights are of another network: {len(missing)} missing, {len(extra)} unknown, {len(shapes)} of "
+            f"another shape, the first is {(missing + extra + shapes)[0]}",
+            where=source,
+            fix="use the config of the run that wrote the weights",
+        )
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, (list, tuple)) else value
