@@ -17,7 +17,7 @@ NOT_RUN = "# not run by the tests:"
 #: What makes a command small. Later options win over the README's.
 SMALLEST = {
     "demo": ["--smoke"],
-    "generate": ["--seconds", "2", "--steps", "2", "--formats", "npz,bvh"],
+    "generate": ["--seconds", "2", "--steps", "2", "--formats", "npz,bvh,mp4", "--size", "64"],
     "fit": ["--config", "debug/mace_motion_cpu"],
 }
 
@@ -55,7 +55,7 @@ def test_verbs_and_options_of_the_readme_exist() -> None:
         assert words[1] in VERBS, command
         usage = subprocess.run(
             [sys.executable, "-m", "launch.main", *words[1:3], "--help"]
-            if words[1] == "data"
+            if words[1] in ("data", "evaluate")
             else [sys.executable, "-m", "launch.main", words[1], "--help"],
             capture_output=True, text=True, check=True,
         ).stdout  # fmt: skip

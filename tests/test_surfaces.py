@@ -39,7 +39,10 @@ def options_of(parser: Any) -> dict[str, Any]:
 
 
 def test_verbs_and_options() -> None:
+    from importlib import import_module
+
     from launch import data, demo, generate
+    from launch.evaluate import SUBCOMMANDS
     from launch.main import VERBS
 
     check(
@@ -49,6 +52,9 @@ def test_verbs_and_options() -> None:
             "data": options_of(data.build_parser()),
             "demo": options_of(demo.build_parser()),
             "generate": options_of(generate.build_parser()),
+            "evaluate": {
+                name: options_of(import_module(module).build_parser()) for name, (module, _) in SUBCOMMANDS.items()
+            },
         },
     )
 
