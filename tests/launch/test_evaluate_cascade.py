@@ -25,7 +25,7 @@ QUICK = (
 Refused = Callable[..., str]
 
 
-def dance(seed: int, frames: int = 12, fps: float = 30.0) -> Motion:
+def dance(seed: int, frames: int = 8, fps: float = 30.0) -> Motion:
     time_s = np.arange(frames) / fps
     poses = np.zeros((frames, 24, 3))
     poses[:, 16, 2] = -0.9 + 0.6 * np.sin(2 * np.pi * time_s + seed)
@@ -146,7 +146,7 @@ def test_clips_of_other_lengths_and_rates_are_brought_together_and_named(
     folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     for index in range(3):
-        save_motion(folders[0] / f"d{index}.npz", dance(index, frames=20 if index == 1 else 24, fps=60.0))
+        save_motion(folders[0] / f"d{index}.npz", dance(index, frames=12 if index == 1 else 16, fps=60.0))
     options = ("--perturbations", "none", "--max-clips", "2", "--json")
     assert evaluate(*folders, *options) == 0
     result = json.loads(capsys.readouterr().out)
@@ -154,7 +154,7 @@ def test_clips_of_other_lengths_and_rates_are_brought_together_and_named(
     assert result["inputs"]["clips"]["reference"] == 2
     drawn = set(result["per_clip"]["generated"]["person_motion"])
     assert len(drawn) == 2
-    assert ("d1" in drawn) == any("d1 (0.33 and 0.40 s)" in note for note in notes)
+    assert ("d1" in drawn) == any("d1 (0.20 and 0.27 s)" in note for note in notes)
 
 
 def test_bad_input_is_one_line_that_names_everything(
@@ -186,10 +186,10 @@ def test_bad_input_is_one_line_that_names_everything(
     bad = dance(0)
     np.savez(ours / "d1.npz", poses=np.where(bad.poses < -0.1, np.nan, bad.poses), trans=bad.trans, fps=30.0)
     assert "d1.npz" in refused()
-    np.savez(ours / "d1.npz", joints=np.zeros((12, 17, 3)), fps=30.0)
+    np.savez(ours / "d1.npz", joints=np.zeros((8, 17, 3)), fps=30.0)
     assert "17" in refused()
     for file in ours.iterdir():
-        np.savez(file, keypoints=np.ones((12, 17, 3)), fps=30.0)
+        np.savez(file, keypoints=np.ones((8, 17, 3)), fps=30.0)
     assert "keypoints, which have no depth" in refused()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cascade_stand_ins import SIDE, Clairvoyant, DotDancer, judges_of, small_dance, tiny_video_network
+from cascade_stand_ins import SIDE, Clairvoyant, DotDancer, HeldDancer, judges_of, small_dance, tiny_video_network
 
 from macedance.errors import ConfigError, DataError
 from macedance.metrics.animation.windows import WindowSampling
@@ -30,7 +30,7 @@ from macedance.vision.video import Video
 NAMES = ("a", "b", "c", "d")
 
 
-def renderer(kind: type[MeshDancer] = MeshDancer, **options: Any) -> MeshDancer:
+def renderer(kind: type[MeshDancer] = HeldDancer, **options: Any) -> MeshDancer:
     return kind(SIDE, SIDE, backend="software", samples=1, **options)
 
 
@@ -119,7 +119,7 @@ def test_ranks_with_shares_give_what_one_process_gives(truth: dict[str, Motion])
 def test_sets_of_videos_have_a_distance_and_a_gap(truth: dict[str, Motion]) -> None:
     looker = WindowLooker(tiny_video_network(), WindowSampling(4, None, per_clip=4))
     by = renderer()
-    videos = {name: replace(by.render(motion, by.reference_image(motion)), name="x") for name, motion in truth.items()}
+    videos = {name: by.render(motion, by.reference_image(motion)) for name, motion in truth.items()}
     generated = {name: small_dance(seed + 50) for seed, name in enumerate(NAMES)}
     options: dict[str, Any] = {"resamples": 50, "allow_small_n": True}
     real = evaluate_cascade(make(truth, by, looker=looker, videos=videos, perturbations=()), generated, **options)
@@ -170,8 +170,11 @@ def test_pixels_are_compared_where_size_and_rate_are_equal() -> None:
 
 def test_a_renderer_that_takes_keypoints_has_the_arm_of_the_true_videos(truth: dict[str, Motion]) -> None:
     by = renderer(DotDancer)
-    videos = {name: by.render(motion, by.reference_image(motion)) for name, motion in truth.items()}
-    videos = {name: replace(video, name=name) for name, video in videos.items() if name != "d"}
+    videos = {
+        name: replace(by.render(motion, by.reference_image(motion)), name=name)
+        for name, motion in truth.items()
+        if name != "d"
+    }
     cascade = make(truth, by, videos=videos, perturbations=())
     arm = next(scores for scores in cascade.fixed_arms() if scores.arm == "video_keypoints")
     assert arm.clips == ("a", "b", "c")
@@ -227,7 +230,7 @@ def test_what_cannot_be_compared_is_refused_by_name(truth: dict[str, Motion]) ->
 
 
 def test_a_video_of_other_frames_than_its_keypoints_names_the_clip(truth: dict[str, Motion]) -> None:
-    class Hasty(MeshDancer):
+    class Hasty(HeldDancer):
         def render(self, motion: Any, reference_image: np.ndarray, *, seed: int = 0) -> Video:
             return Video.from_frames(super().render(motion, reference_image).frames()[:-1], self.fps)
 
