@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 from callbacks.agreement import gather
 from callbacks.previews import beating
 from callbacks.protocol_runs import REFERENCE, DanceProtocol, Dances, DanceSettings, gathered
-from callbacks.video_judges import find_keypoint_source
+from callbacks.video_judges import find_keypoint_source, judging_device
 from lightning_modules.motion_expert import MotionExpertModule
 from macedance.errors import DependencyError
 from macedance.metrics.animation.fvd import FrechetVideoDistance
@@ -148,7 +148,7 @@ class AppearanceProtocol(DanceProtocol):
         return result
 
     def _load(self, trainer: pl.Trainer) -> None:
-        device = trainer.strategy.root_device
+        device = judging_device(trainer)
         source, self._no_source = self.keypoints, ""
         if source is None:
             source, self._no_source = find_keypoint_source(self.weights, str(device))
@@ -212,7 +212,7 @@ class AppearanceProtocol(DanceProtocol):
             ),
         ]
         for preset in presets:
-            preset.to(trainer.strategy.root_device)
+            preset.to(judging_device(trainer))
         return presets
 
     # ---------------------------------------------------------------- the result

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 from callbacks.agreement import gather
 from callbacks.previews import beating
 from callbacks.protocol_runs import FOLDER, DanceProtocol, Dances, DanceSettings
-from callbacks.video_judges import find_judges
+from callbacks.video_judges import find_judges, judging_device
 from lightning_modules.motion_expert import MotionExpertModule
 from macedance.errors import ConfigError
 from macedance.metrics.cascade import (
@@ -125,7 +125,7 @@ class CascadeGap(DanceProtocol):
 
     def _measure_fixed(self, trainer: pl.Trainer, dances: Dances) -> list[ArmScores]:
         """Every arm that does not depend on the model, of this rank's clips."""
-        device = str(trainer.strategy.root_device)
+        device = str(judging_device(trainer))
         self._judges = find_judges(self.weights, self.keypoints, device)
         self._looker, why_not = available_looker(self.weights, device=device)
         if self._looker is None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from callbacks.checkpoint_writer import random_state, restore_random_state
 from callbacks.ema import EmaCallback
 from callbacks.run_files import find_callback
 from datamodules.motion import Clip
@@ -75,9 +76,13 @@ class Preview(pl.Callback):
         if step == self._last_step:
             return
         self._last_step = step
-        if self.is_due(trainer, pl_module):
-            assert isinstance(pl_module, MotionExpertModule)
-            self.preview(trainer, pl_module)
+        if not self.is_due(trainer, pl_module):
+            return
+        assert isinstance(pl_module, MotionExpertModule)
+        # Networks that a preview builds draw numbers, in a resumed run at another step: training's must stay the same.
+        state = random_state(trainer)
+        self.preview(trainer, pl_module)
+        restore_random_state(trainer, state)
 
     @abstractmethod
     def preview(self, trainer: pl.Trainer, module: MotionExpertModule) -> Any:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytorch_lightning as pl
+import torch
+
 from macedance.errors import DependencyError
 from macedance.metrics.cascade.available import available_judges
 from macedance.metrics.cascade.judges import Judges
@@ -28,6 +31,12 @@ def find_judges(weights: str | Path | None, source: KeypointSource | None, devic
     if source is None:
         source, missing = find_keypoint_source(weights, device)
     return available_judges(weights, keypoints=source, no_keypoints=missing, device=device)
+
+
+def judging_device(trainer: pl.Trainer) -> torch.device:
+    """Where networks judge: on the training's GPU, where they stay, or else the CPU; metrics count in float64."""
+    device = trainer.strategy.root_device
+    return device if device.type == "cuda" else torch.device("cpu")
 
 
 def find_keypoint_source(weights: str | Path | None, device: str) -> tuple[KeypointSource | None, str]:

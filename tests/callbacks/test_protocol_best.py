@@ -17,6 +17,7 @@ from callbacks.checkpoints import Checkpoints
 from launch.training import _callbacks, prepare_run, train
 from macedance.errors import ConfigError
 from macedance.pipelines.checkpoint_folder import list_checkpoints, read_manifest, verify
+from macedance.pipelines.music_to_motion import MusicToMotion
 
 SMALL = ["--config=mace_motion_demo", "--config=debug/mace_motion_cpu", "--data.max_val_clips=2"]
 
@@ -100,6 +101,7 @@ def test_the_best_stays_and_the_one_before_goes(tmp_path: Path, tiny_corpus: Pat
     assert linked(run.directory, "last") == "step-00000008.ckpt"
     assert steps_in(run.directory) == [4, 8]
     assert verify(run.directory / "checkpoints" / "best.ckpt").step == 4
+    assert MusicToMotion.load(run.directory / "checkpoints" / "best.ckpt").genres
     state = torch.load(run.directory / "checkpoints" / "best.ckpt" / "state.ckpt", weights_only=True)
     kept = next(value for key, value in state["callbacks"].items() if key.startswith("Best"))
     assert kept == {"value": 1.0, "step": 4}, "the checkpoint knows that it is the best"

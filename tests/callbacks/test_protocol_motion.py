@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+import random
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from callbacks.motion_protocol import MotionProtocol
+from callbacks.previews import Preview
 from datamodules.motion import MotionDataModule
 from launch.run import Run
 from launch.training import train
@@ -19,6 +22,16 @@ from macedance.pipelines.music_to_motion import MusicToMotion
 
 SMALL = ["--config=mace_motion_demo", "--config=debug/mace_motion_cpu", "--trainer.limit_val_batches=0"]
 SETTINGS = "num_steps: 2, allow_small_n: true, resamples: 50, floor_draws: 3, seed: 5"
+
+
+class Drawing(Preview):
+    """Draws from every generator of the process."""
+
+    def __init__(self) -> None:
+        super().__init__(every_n_steps=1)
+
+    def preview(self, trainer: Any, module: Any) -> None:
+        torch.rand(3), np.random.rand(3), random.random(), torch.nn.Linear(3, 3)
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +130,22 @@ def test_protocols_of_equal_settings_share_their_dances(
     arguments = [f"--trainer.callbacks+={protocol}num_steps: 2, seed: {seed}}}}}" for seed in (1, 1, 2)]
     train([*SMALL, f"--run_dir={tmp_path / 'run'}", f"--data.shards={tiny_corpus}", *arguments])
     assert len(made) == 2
+
+
+def test_training_draws_the_same_numbers_with_a_preview_and_without(tmp_path: Path, tiny_corpus: Path) -> None:
+    """What it builds and draws on the way leaves no trace in the generators of this process."""
+    runs = []
+    for name, extra in (("plain", ()), ("shown", ("--trainer.callbacks+={class_path: test_protocol_motion.Drawing}",))):
+        run = train(
+            [
+                *SMALL, f"--run_dir={tmp_path / name}", f"--data.shards={tiny_corpus}", "--trainer.max_steps=3",
+                "--model.network.init_args.dropout=0.3", *extra,
+            ]
+        )  # fmt: skip
+        with (run.directory / "metrics.csv").open(encoding="utf-8") as file:
+            runs.append([row["train/loss"] for row in csv.DictReader(file)])
+    assert len(runs[0]) == 3
+    assert runs[0] == runs[1]
 
 
 def test_the_ends_of_data_epochs_are_judged(tmp_path: Path, tiny_corpus: Path) -> None:
