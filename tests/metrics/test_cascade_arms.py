@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from cascade_stand_ins import SIDE, Clairvoyant, DotDancer, HeldDancer, judges_of, small_dance, tiny_video_network
+from transformers import ViTConfig, ViTModel
 
 from macedance.errors import ConfigError, DataError
 from macedance.metrics.animation.windows import WindowSampling
@@ -19,6 +21,7 @@ from macedance.metrics.cascade import (
     gap_values,
     merge_scores,
 )
+from macedance.metrics.cascade.available import available_judges, available_looker
 from macedance.metrics.cascade.judges import NO_DRIVING, ArmClip
 from macedance.metrics.cascade.pixels import OTHER_DANCE, pixel_scores
 from macedance.metrics.cascade.sets import WindowLooker
@@ -236,3 +239,37 @@ def test_a_video_of_other_frames_than_its_keypoints_names_the_clip(truth: dict[s
 
     with pytest.raises(DataError, match=r"driving keypoints.*; at a"):
         make(truth, renderer(Hasty), perturbations=()).fixed_arms()
+
+
+def test_what_this_machine_has_weights_for_judges_and_the_rest_says_why(
+    truth: dict[str, Motion], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=32,
+        patch_size=16, layer_norm_eps=1e-6,
+    )  # fmt: skip
+    ViTModel(config, add_pooling_layer=False).save_pretrained(tmp_path / "dino_vitb16")
+    by = renderer()
+    two = {name: truth[name] for name in "ab"}
+    source = seen_as_true(two, by)
+    judges = available_judges(tmp_path, keypoints=source)
+    looker, why = available_looker(tmp_path)
+    assert looker is None
+    cascade = Cascade(
+        [CascadeClip(name, motion) for name, motion in two.items()], by, judges.lacking(("fvd", "kvd"), why),
+        perturbations=("noise",), levels=(3,),
+    )  # fmt: skip
+    result = evaluate_cascade(cascade, {name: small_dance(9) for name in two}, resamples=0)
+    values = result.presets["ground_truth"]
+    for key in ("person_identity", "subject_consistency", "temporal_flickering", "warp_error_person", "pck_05"):
+        assert result.presets["gap_generated"][key]["value"] is not None, key
+    assert -1 <= values["person_identity"]["value"] <= 1
+    assert "YuNet" in values["face_similarity"]["reason"]
+    assert "AMT-S" in values["motion_smoothness"]["reason"]
+    assert "I3D" in values["fvd"]["reason"]
+    assert set(result.weights) == {"clairvoyant", "dino_vitb16"}
+    assert len(result.weights["dino_vitb16"]) == 64
+    blind = available_judges(tmp_path, keypoints=None, no_keypoints="no eyes", vbench=False)
+    assert blind.missing["pck_10"] == blind.missing["person_identity"] == "no eyes"
+    assert "subject_consistency" not in blind.missing

@@ -222,8 +222,9 @@ def _add_sets(presets: dict[str, dict[str, Entry]], arms: Sequence[ArmScores], r
                 entry.pop("floor", None)
                 if entry["value"] is None and sets[scores.arm] is None and reason:
                     entry["reason"] = reason
-            found[key]["reference_set"] = gaps[key]["reference_set"] = whose
-            if scores.arm == whose:
+            if reference is not None:
+                found[key]["reference_set"] = gaps[key]["reference_set"] = whose
+            if scores.arm == whose and reference is not None:
                 found[key] |= {"value": None, "reason": "it is the set that the others are compared with"}
                 found[key].pop("ci95", None)
             presets[scores.arm][key] = found[key]
