@@ -19,11 +19,13 @@ import macedance
 from datamodules.streams.keys import check_key
 from datamodules.streams.manifest import (
     APPEARANCE_FORMAT,
+    MANIFEST_NAME,
     SPLITS,
     Manifest,
     ShardEntry,
     SplitInfo,
-    load_manifest,
+    no_manifest,
+    parse_manifest,
 )
 from datamodules.streams.shard_file import ShardFile
 from datamodules.streams.writer import check_target
@@ -221,13 +223,18 @@ def appearance_manifest(
     )
 
 
-def load_appearance_manifest(path: str | Path) -> Manifest:
+def load_appearance_manifest(folder: str | Path) -> Manifest:
     """The manifest of a corpus of clips of dancers.
 
     Raises:
-        DataError: As `load_manifest`, or a corpus of another kind.
+        DataError: None, not a manifest, or a corpus of another kind.
     """
-    manifest = load_manifest(path)
+    path = Path(folder) / MANIFEST_NAME
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise no_manifest(path) from error
+    manifest = parse_manifest(raw, path)
     if manifest.format != APPEARANCE_FORMAT:
         raise not_appearance(path)
     return manifest

@@ -7,15 +7,27 @@ position: epochs keep their length, every other position its sample, and every d
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypedDict, TypeVar
+from typing import Protocol, TypedDict, TypeVar
 
-from datamodules.streams.dataset import Samples
-from datamodules.streams.order import SampleOrder
 from macedance.errors import DataError, TransportError
 
 DEFAULT_MAX_QUARANTINED = 16
 _LONGEST_SEARCH = 4096
 _Made = TypeVar("_Made")
+
+
+class Named(Protocol):
+    """Samples that have names."""
+
+    def where(self, number: int) -> str:
+        """`shard:key` of a sample, for messages."""
+
+
+class Ordered(Protocol):
+    """Samples that stand in an order."""
+
+    def sample_at(self, position: int) -> int:
+        """Number of the sample at a global position."""
 
 
 class Quarantined(TypedDict):
@@ -28,7 +40,7 @@ class Quarantined(TypedDict):
 
 
 def substitute(
-    samples: Samples, order: SampleOrder, position: int, error: DataError, make: Callable[[int], _Made]
+    samples: Named, order: Ordered, position: int, error: DataError, make: Callable[[int], _Made]
 ) -> tuple[_Made, Quarantined]:
     """What `make` gives for the first sample behind `position` in the order that it can be made of.
 

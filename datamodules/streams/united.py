@@ -54,6 +54,7 @@ def unite(manifests: Sequence[Manifest], names: Sequence[str]) -> Manifest:
         seed=first.seed,
         notes=tuple(dict.fromkeys(note for manifest in manifests for note in manifest.notes)),
         music_dim=first.music_dim,
+        format=first.format,
         sha256=hashlib.sha256("\n".join(manifest.sha256 for manifest in manifests).encode()).hexdigest(),
     )
 

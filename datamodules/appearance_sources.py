@@ -1,0 +1,394 @@
+"""The corpora of clips of dancers that a data module trains on: opened, checked, sorted into buckets, seen as one."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
+
+from datamodules.appearance_corpora import not_appearance
+from datamodules.streams.bucket_order import BucketOrder, BucketShards
+from datamodules.streams.manifest import APPEARANCE_FORMAT, MANIFEST_NAME
+from datamodules.streams.reader import Prefetcher, ShardReader
+from datamodules.streams.samples import split_members
+from datamodules.streams.shard_cache import ShardCache
+from datamodules.streams.shards import ShardSet, open_shards
+from datamodules.streams.transport import is_url
+from datamodules.streams.united import unite
+from macedance.appearance_data.latents import EncodedInfo, blank_name, encoded_clip, load_tensors
+from macedance.appearance_data.samples import RawClip, raw_clip
+from macedance.appearance_data.windows import Bucket, nearest_bucket
+from macedance.errors import ConfigError, DataError
+
+#: A clip's bytes, or its latents.
+Sample = RawClip | dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a batch is made of: (height, width) pixels and frames."""
+
+    height: int
+    width: int
+    frames: int
+
+
+class AppearanceSamples:
+    """Clips of one split by number, as bytes or latents, the most recent ones kept in memory.
+
+    Args:
+        shards: The split.
+        info: How its latents were made; None: it holds videos.
+        cache_mb: Memory for the clips that were read last, 2^20 bytes for each process; 0 keeps none.
+        verify: Compare every shard's sha256 first.
+
+    Raises:
+        DataError: Shards that cannot be indexed; all in one.
+    """
+
+    def __init__(
+        self, shards: ShardSet, info: EncodedInfo | None, *, cache_mb: float = 256.0, verify: bool = False
+    ) -> None:
+        self.shards, self.info = shards, info
+        self.index = shards.index(verify=verify)
+        self.shapes = [shards.manifest.shapes[entry.file] for entry in shards.info.shards]
+        files = shards.shards
+        self._reader, self._prefetcher = ShardReader(files), Prefetcher(files)
+        self._limit, self._held_bytes = int(cache_mb * 2**20), 0
+        self._held: OrderedDict[int, tuple[int, Sample]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether they are on a server."""
+        return self.shards.is_remote
+
+    def __getitem__(self, number: int) -> Sample:
+        if number in self._held:
+            self._held.move_to_end(number)
+            return self._held[number][1]
+        members, key, where = self._members(number)
+        sample: Sample
+        height, width, _ = self.shapes[self.index.shard_of(number)]
+        if self.info is not None:
+            sample = encoded_clip(members, where, self.info, height, width)
+        else:
+            sample = raw_clip(members, key, where)
+            if (sample.facts.height, sample.facts.width) != (height, width):
+                raise DataError(
+                    f"a clip of {sample.facts.width} x {sample.facts.height} pixels",
+                    where=where,
+                    expected=f"{width} x {height}, as the manifest says of its shard",
+                )
+        size = sum(len(member) for member in members.values())
+        self._held[number] = size, sample
+        self._held_bytes += size
+        while self._held_bytes > self._limit and self._held:
+            self._held_bytes -= self._held.popitem(last=False)[1][0]
+        return sample
+
+    def _members(self, number: int) -> tuple[dict[str, Any], str, str]:
+        shard, offset, size = self.index.locate(number)
+        key = self.index.key(number)
+        where = f"{self.index.names[shard]}:{key}"
+        return split_members(self._reader.read(shard, offset, size), where, key), key, where
+
+    def where(self, number: int) -> str:
+        """`shard:key` of a sample, for messages."""
+        return self.index.where(number)
+
+    def want(self, numbers: Sequence[int]) -> None:
+        """Fetch the shards of these samples in the background where they are remote, the first first."""
+        self._prefetcher.want(list(dict.fromkeys(self.index.shard_of(number) for number in numbers)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_held": OrderedDict(), "_held_bytes": 0}
+
+
+class Clips:
+    """Clips of one or several sources by number, one source after another, each with the size that it is trained at.
+
+    Args:
+        sources: The splits.
+        sizes: Of each source, the size of every shard's clips; None where they belong to no bucket.
+    """
+
+    def __init__(self, sources: Sequence[AppearanceSamples], sizes: Sequence[Sequence[Size | None]]) -> None:
+        self.sources, self.sizes = tuple(sources), tuple(tuple(of) for of in sizes)
+        self.bases = [0, *accumulate(len(source) for source in self.sources)]
+
+    def __len__(self) -> int:
+        return self.bases[-1]
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether some of them are on a server."""
+        return any(source.is_remote for source in self.sources)
+
+    def part(self, number: int) -> tuple[int, int]:
+        """A clip's source, and its number there."""
+        source = int(np.searchsorted(self.bases, number, side="right")) - 1
+        return source, number - self.bases[source]
+
+    def __getitem__(self, number: int) -> Sample:
+        source, own = self.part(number)
+        return self.sources[source][own]
+
+    def size(self, number: int) -> Size | None:
+        """The size that a clip is trained at; None: none."""
+        source, own = self.part(number)
+        return self.sizes[source][self.sources[source].index.shard_of(own)]
+
+    def key(self, number: int) -> str:
+        """Name of a clip."""
+        source, own = self.part(number)
+        return self.sources[source].index.key(own)
+
+    def where(self, number: int) -> str:
+        """`shard:key` of a clip, for messages."""
+        source, own = self.part(number)
+        return self.sources[source].where(own)
+
+    def want(self, numbers: Sequence[int]) -> None:
+        """As `AppearanceSamples.want`, of each source."""
+        parts = [self.part(number) for number in numbers]
+        for place, source in enumerate(self.sources):
+            source.want([own for of, own in parts if of == place])
+
+    def order(
+        self, weights: Sequence[int], global_batch_size: int, seed: int, shuffle_window: int
+    ) -> tuple[BucketOrder, list[Size]]:
+        """The order of all clips in whole batches of one size, and the sizes in the order of its buckets.
+
+        Raises:
+            ConfigError: Fewer clips of every size than one global batch.
+        """
+        sizes = sorted(
+            {size for of in self.sizes for size in of if size is not None},
+            key=lambda size: (size.height * size.width, size.height, size.frames),
+        )
+        buckets = []
+        for size in sizes:
+            parts = []
+            for place, source in enumerate(self.sources):
+                chosen = [shard for shard, its in enumerate(self.sizes[place]) if its == size]
+                starts = source.index.starts_S1
+                counts = np.array([starts[shard + 1] - starts[shard] for shard in chosen], dtype=np.int64)
+                if counts.sum():
+                    parts.append(BucketShards(place, np.array([starts[shard] for shard in chosen]), counts))
+            if parts:
+                buckets.append((size, parts))
+        if not buckets:
+            raise ConfigError("no clip fits into a bucket", where="data.buckets", expected="sizes like the corpus's")
+        order = BucketOrder(
+            [parts for _, parts in buckets], self.bases[:-1], weights, global_batch_size, seed, shuffle_window
+        )
+        self._say(order, [size for size, _ in buckets], weights, global_batch_size)
+        return order, [size for number, (size, _) in enumerate(buckets) if number not in order.left_out]
+
+    def _say(self, order: BucketOrder, sizes: Sequence[Size], weights: Sequence[int], global_batch_size: int) -> None:
+        """What is left out, and where a mixture's shares cannot be kept."""
+        for number in order.left_out:
+            size, count = sizes[number], order.bucket_samples[number]
+            rank_zero_warn(
+                f"{count} training clips of {size.width} x {size.height} are left out: fewer than a global batch of "
+                f"{global_batch_size}"
+            )
+        for size, parts in zip(sizes, order.buckets, strict=True):
+            if len(parts) < len(weights):
+                having = sorted(part.source for part in parts)
+                rank_zero_warn(
+                    f"only {len(parts)} of the {len(weights)} sources have clips of {size.width} x {size.height} "
+                    f"(numbers {having}): in its batches the mixture's shares hold among those"
+                )
+
+
+class AppearanceSources:
+    """The training splits of one or several corpora, and what they hold out.
+
+    Args:
+        paths: Corpora or split folders, paths or URLs.
+        fps: Frames per second that the model is made for; None takes the first corpus's.
+        frames: Frames of a window; None takes what the corpora's latents have.
+        buckets: Sizes to train at; empty takes the clips' own.
+        cache: Where remote shards are kept.
+        cache_mb: Memory for the clips that were read last, of each process, shared by the sources.
+        verify: Compare every shard's sha256 before the start.
+        val_shards: Another corpus or split for validation; None takes the `val` splits of the same corpora.
+
+    Raises:
+        DataError: No corpus, one of another kind, damaged or missing shards, latents whose making is not told.
+        ConfigError: Another frame rate or length, or corpora that do not go together.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str | Path],
+        *,
+        fps: float | None,
+        frames: int | None,
+        buckets: Sequence[Bucket],
+        cache: ShardCache,
+        cache_mb: float = 256.0,
+        verify: bool = False,
+        val_shards: str | None = None,
+    ) -> None:
+        self._cache, self._verify, self._val_shards, self._wanted = cache, verify, val_shards, tuple(buckets)
+        self._cache_mb = cache_mb / len(paths)
+        opened = [self._opened(path) for path in paths]
+        first = opened[0].manifest
+        self.fps = first.fps if fps is None else fps
+        infos = [self._info(shards) for shards in opened]
+        self.info = infos[0]
+        for shards, info in zip(opened, infos, strict=True):
+            self._check(shards, info)
+        if self.info is not None:
+            if frames is not None and frames != self.info.frames:
+                raise ConfigError(
+                    f"data.frames is {frames} and the latents are of clips of {self.info.frames} frames",
+                    where=str(opened[0].folder),
+                    fix=f"set data.frames to {self.info.frames}, or encode the corpus again",
+                )
+            frames = self.info.frames
+        elif frames is None:
+            raise ConfigError("data.frames is not given", where="data.frames", expected="the frames of a window")
+        self.frames = frames
+        self.manifest = unite([shards.manifest for shards in opened], [str(shards.folder) for shards in opened])
+        self._parts = [self._samples(shards) for shards in opened]
+        self.train = self._clips(self._parts)
+        self._held_out: dict[str, Clips | None] = {}
+
+    def _opened(self, path: str | Path, split: str | None = None) -> ShardSet:
+        shards = open_shards(path, split=split, check=False, cache=self._cache)
+        if shards.manifest.format != APPEARANCE_FORMAT:
+            raise not_appearance(f"{shards.folder}/{MANIFEST_NAME}")
+        return shards
+
+    @staticmethod
+    def _info(shards: ShardSet) -> EncodedInfo | None:
+        """How the latents of a corpus were made; None: it holds videos."""
+        encoded = shards.manifest.details.get("encoded")
+        return None if encoded is None else EncodedInfo.from_dict(encoded, f"{shards.folder}/{MANIFEST_NAME}")
+
+    def _check(self, shards: ShardSet, info: EncodedInfo | None) -> None:
+        """Refuse a corpus that does not go together with the first one."""
+        if abs(shards.manifest.fps - self.fps) > 1e-6:
+            raise ConfigError(
+                f"the corpus has {shards.manifest.fps} frames per second, the model is made for {self.fps}",
+                where=str(shards.folder),
+                fix="make the corpus anew at that rate, or set data.fps",
+            )
+        if (info is None) != (self.info is None):
+            raise ConfigError(
+                "one source of the mixture holds latents and another videos",
+                where=str(shards.folder),
+                fix="encode both with `macedance data encode`",
+            )
+        if info is not None and self.info is not None and info.made_by != self.info.made_by:
+            raise ConfigError(
+                "the sources' latents were made by different encoders, or of windows of different lengths",
+                where=str(shards.folder),
+                fix="encode both with the same model and options",
+            )
+
+    def _samples(self, shards: ShardSet) -> AppearanceSamples:
+        return AppearanceSamples(shards, self._info(shards), cache_mb=self._cache_mb, verify=self._verify)
+
+    def _clips(self, parts: Sequence[AppearanceSamples]) -> Clips:
+        sizes = [self._sizes(part) for part in parts]
+        return Clips(parts, sizes)
+
+    def _sizes(self, part: AppearanceSamples) -> list[Size | None]:
+        """The size that each shard's clips are trained at; an error names all shards whose clips are too short."""
+        sizes: list[Size | None] = []
+        short, homeless = [], []
+        for entry, (height, width, frames) in zip(part.shards.info.shards, part.shapes, strict=True):
+            own = Bucket(height, width)
+            if self.info is not None and self._wanted:
+                bucket = own if any((b.height, b.width) == (height, width) for b in self._wanted) else None
+            else:
+                bucket = nearest_bucket(height, width, self._wanted) if self._wanted else own
+            length = self.frames if bucket is None or bucket.frames is None else bucket.frames
+            if bucket is None:
+                homeless.append(f"{entry.file} ({width} x {height})")
+                sizes.append(None)
+                continue
+            if self.info is None and frames < length:
+                short.append(f"{entry.file} ({frames})")
+            sizes.append(Size(bucket.height, bucket.width, length))
+        if short:
+            raise DataError(
+                f"clips are shorter than a window of {self.frames} frames: {', '.join(short[:20])}",
+                where=str(part.shards.folder),
+                fix="set data.frames lower, or leave such clips out of the corpus",
+            )
+        if homeless:
+            lost = sum(e.samples for e, size in zip(part.shards.info.shards, sizes, strict=True) if size is None)
+            rank_zero_warn(
+                f"{lost} clips of {part.shards.folder} belong to no bucket and are left out: {', '.join(homeless[:20])}"
+            )
+        return sizes
+
+    def split(self, name: str) -> Clips | None:
+        """Clips of a split of all corpora; None, said once, where none has it."""
+        if name not in self._held_out:
+            if name == "val" and self._val_shards is not None:
+                self._held_out[name] = self._clips([self._opened_val(self._val_shards)])
+            else:
+                parts = [part for part in (self._part(of, name) for of in self._parts) if part is not None]
+                self._held_out[name] = self._clips(parts) if parts else None
+        return self._held_out[name]
+
+    def _part(self, of: AppearanceSamples, name: str) -> AppearanceSamples | None:
+        shards = of.shards
+        if name == shards.split:
+            return of
+        if name in shards.manifest.splits:
+            return self._samples(ShardSet(shards.folder, name, shards.manifest))
+        reason = shards.manifest.absent_splits.get(name, "the manifest does not name it")
+        consequence = "; validation is skipped" if name == "val" and len(self._parts) == 1 else ""
+        rank_zero_info(f"the corpus {shards.folder} has no {name!r} split ({reason}){consequence}")
+        return None
+
+    def _opened_val(self, path: str) -> AppearanceSamples:
+        """The `val` split of a corpus, or the split that the path names."""
+        whole = is_url(path) or (Path(path).expanduser() / MANIFEST_NAME).is_file()
+        shards = self._opened(path, "val" if whole else None)
+        self._check(shards, self._info(shards))
+        return self._samples(shards)
+
+    def blank(self, size: Size) -> torch.Tensor:
+        """Latents (z, t, h, w) of a clip of which nothing is known.
+
+        Raises:
+            DataError: The corpus lacks them.
+        """
+        name = blank_name(size.height, size.width, size.frames)
+        assert self.info is not None  # only latents have a blank
+        error: DataError | None = None
+        for part in self._parts:
+            folder = part.shards.folder
+            try:
+                data = (folder / name).read_bytes() if isinstance(folder, Path) else folder.read(name)
+                blank = load_tensors(data, f"{folder}/{name}")["blank"]
+            except (OSError, KeyError, DataError) as fault:
+                error = error or DataError(
+                    f"the corpus lacks the latents of an unknown clip ({fault})",
+                    where=f"{folder}/{name}",
+                    fix="encode the corpus again with `macedance data encode`",
+                )
+                continue
+            if tuple(blank.shape) != self.info.shape(size.height, size.width):
+                raise DataError(f"blank has shape {tuple(blank.shape)}", where=f"{folder}/{name}")
+            return blank
+        assert error is not None  # there is at least one source
+        raise error
