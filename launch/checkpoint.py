@@ -5,18 +5,17 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from launch.options import Parser, add_json_option, emit_json, say
 from macedance.errors import ConfigError
 
-#: Formats of `export`; the others come with the models that have them.
-FORMATS = ("pretrained",)
 _CKPT_HELP = "a folder step-<n>.ckpt, last.ckpt, or a run directory: its newest good one"
 _EXAMPLES = """\
 examples:
   macedance checkpoint inspect outputs/runs/mine/checkpoints/last.ckpt
   macedance checkpoint export outputs/runs/mine --out models/mine --weights ema
+  macedance checkpoint export outputs/runs/aesthetic --out lora --format lora
   macedance checkpoint reshape outputs/runs/mine --out step-100-on-2.ckpt --ranks 2"""
 
 
@@ -31,7 +30,12 @@ def build_parser() -> argparse.ArgumentParser:
 
     export = actions.add_parser("export", help="one model folder from a checkpoint of any strategy")
     export.add_argument("checkpoint", metavar="CKPT", help=_CKPT_HELP)
-    export.add_argument("--out", required=True, metavar="DIR", help="the model folder to write; it must not exist")
+    export.add_argument(
+        "--out",
+        required=True,
+        metavar="DIR|FILE",
+        help="the folder to write, or the .safetensors file; it must not exist",
+    )
     export.add_argument(
         "--weights",
         choices=("auto", "ema", "raw"),
@@ -42,12 +46,20 @@ def build_parser() -> argparse.ArgumentParser:
         "--format",
         default="pretrained",
         metavar="FORMAT",
-        help="pretrained: what `generate` and --init_from read (default)",
+        help="pretrained: the whole model's folder, which `generate` and --init_from read (default). Of the Appearance "
+        "Expert also body_adapter: what the kinematic stage trained; lora: the aesthetic stage's adapters as diffusers "
+        "loads them; comfyui: the same in ComfyUI's layout",
     )
     export.add_argument(
         "--base",
         metavar="DIR|CKPT",
-        help="of a checkpoint that holds what was trained only: its --init_from, where that was moved",
+        help="of a checkpoint that holds what was trained only: its --init_from or base weights, where they moved",
+    )
+    export.add_argument(
+        "--encoders",
+        metavar="DIR",
+        help="of the Appearance Expert: folder with vae/ and the text and image encoders, for the model folder "
+        "(default: that of the base weights)",
     )
     add_json_option(export)
 
@@ -74,16 +86,19 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _export(options: argparse.Namespace) -> dict[str, Any]:
-    if options.format not in FORMATS:
-        raise ConfigError(
-            f"--format {options.format} is not a format of this version", expected=f"one of: {', '.join(FORMATS)}"
-        )
-    from macedance.pipelines.export import export_pretrained, find_checkpoint
+    from macedance.pipelines.export import Format, export_checkpoint, find_checkpoint
 
+    if options.format not in get_args(Format):
+        raise ConfigError(
+            f"--format {options.format} is not a format of this version",
+            expected=f"one of: {', '.join(get_args(Format))}",
+        )
     checkpoint = find_checkpoint(options.checkpoint)
-    folder = export_pretrained(checkpoint, options.out, options.weights, options.base)
-    say(f"wrote {folder} from {checkpoint}")
-    return {"model": str(folder), "checkpoint": str(checkpoint), "weights": options.weights, "format": options.format}
+    written = export_checkpoint(
+        checkpoint, options.out, options.format, options.weights, options.base, options.encoders
+    )
+    say(f"wrote {written} from {checkpoint}")
+    return {"model": str(written), "checkpoint": str(checkpoint), "weights": options.weights, "format": options.format}
 
 
 def _reshape(options: argparse.Namespace) -> dict[str, Any]:

@@ -17,12 +17,10 @@ from torch import Tensor
 from macedance.errors import CheckpointError
 from macedance.models.appearance_expert.network import AppearanceExpert
 from macedance.pipelines.appearance_config import AppearanceModelConfig
+from macedance.pipelines.appearance_lora import BASE_KEY, CONFIG_KEY
 from macedance.pipelines.base_weights import BaseWeights
 from macedance.pipelines.checkpoint_content import CheckpointContent, Weights, is_checkpoint_folder, read_checkpoint
-
-#: Key of an adapter file's metadata that says what it was trained on.
-BASE_KEY = "macedance_base"
-CONFIG_KEY = "macedance_config"
+from macedance.pipelines.pretrained import TRANSFORMER
 
 
 def load_source(network: AppearanceExpert, source: str | Path, which: Weights = "auto") -> None:
@@ -95,7 +93,7 @@ def read_adapter(path: Path) -> CheckpointContent:
     try:
         with safe_open(str(path), framework="pt") as file:
             told = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {f"{TRANSFORMER}.{name}": file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         config = json.loads(told[CONFIG_KEY])
         base = json.loads(told[BASE_KEY])
     except (SafetensorError, OSError) as error:

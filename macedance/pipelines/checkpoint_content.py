@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,6 +23,9 @@ from macedance.pipelines.checkpoint_folder import MANIFEST_FILE, MODEL_FILE, STA
 from macedance.pipelines.checkpoint_fragments import assemble_fragments, fragment_names
 from macedance.pipelines.folder import CONFIG_FILE, check_weights, read_folder
 from macedance.pipelines.pretrained import is_transformer_folder, read_transformer
+
+if TYPE_CHECKING:
+    from macedance.nn.trainable import LoraSettings
 
 Weights = Literal["auto", "ema", "raw"]
 
@@ -61,6 +64,41 @@ class CheckpointContent:
                 finite.
             ConfigError: `which` is none of the three, or was not read.
         """
+        tensors, lora = self.trained(which), self.lora
+        if lora is not None:
+            from macedance.nn.trainable import merged_state_dict
+
+            tensors = merged_state_dict(tensors, lora)
+        check_weights(tensors, where=self.path)
+        return tensors
+
+    @property
+    def lora(self) -> LoraSettings | None:
+        """Settings of the adapters that the network carries; None: it carries none.
+
+        Raises:
+            CheckpointError: They are damaged.
+        """
+        settings = self.ours["config"].get("lora")
+        if not isinstance(settings, Mapping):
+            return None
+        from macedance.nn.trainable import LoraSettings
+
+        try:
+            return LoraSettings(**settings)
+        except TypeError as error:
+            raise CheckpointError(f"the settings of the adapters are damaged: {error}", where=self.path) from error
+
+    def trained(self, which: Weights) -> dict[str, Tensor]:
+        """The weights by name in the network as it was trained, adapters beside what they adapt.
+
+        Args:
+            which: As of :meth:`weights`.
+
+        Raises:
+            CheckpointError: As of :meth:`weights`.
+            ConfigError: As of :meth:`weights`.
+        """
         if which not in ("auto", "ema", "raw"):
             raise ConfigError(f"weights {which!r}", expected="ema, raw or auto")
         config, tensors = self.ours["config"], dict(self.tensors)
@@ -80,12 +118,6 @@ class CheckpointContent:
                     where=self.path,
                 )
             tensors.update(self.average)
-        lora = config.get("lora")
-        if isinstance(lora, Mapping):
-            from macedance.nn.trainable import LoraSettings, merged_state_dict
-
-            tensors = merged_state_dict(tensors, LoraSettings(**lora))
-        check_weights(tensors, where=self.path)
         return tensors
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from macedance.errors import CheckpointError
+from macedance.errors import CheckpointError, ConfigError
 from macedance.models.appearance_expert.video_vae import VideoVae
 from macedance.pipelines.checkpoint_content import CheckpointContent, Weights, is_checkpoint_folder, read_checkpoint
 
@@ -76,6 +78,41 @@ def read_vae_checkpoint(source: Path, which: Weights | None = None) -> Checkpoin
             f"the model's format is {content.ours['config'].get('format')!r}", where=source, expected=f"{FORMAT!r}"
         )
     return content
+
+
+def export_vae(checkpoint: Path, out: str | Path, which: Weights = "auto") -> Path:
+    """Write the autoencoder as diffusers keeps it, with the statistics of its latents.
+
+    Args:
+        checkpoint: Of its training.
+        out: The folder to write, whole or not at all; it must not exist.
+        which: Which weights of the checkpoint.
+
+    Raises:
+        ConfigError: `out` exists or cannot be written.
+        CheckpointError: The checkpoint is missing, damaged or of another model.
+    """
+    out = Path(out)
+    if out.exists():
+        raise ConfigError("the output folder exists", where=out, fix="name another one, or remove it")
+    content = read_vae_checkpoint(checkpoint, which)
+    network = VideoVae(**content.ours["config"]["network"]["init_args"])
+    _load(network, content.weights(which), content.path)
+    network.vae.register_to_config(**network.final_config())
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.writing-", dir=out.parent))
+    except OSError as error:
+        raise ConfigError(f"cannot write the autoencoder: {error.strerror}", where=out) from error
+    try:
+        network.vae.save_pretrained(str(stage), safe_serialization=True)
+        stage.chmod(0o755)  # mkdtemp makes private folders; ours is an ordinary one
+        stage.rename(out)
+    except OSError as error:
+        raise ConfigError(f"cannot write the autoencoder: {error.strerror or error}", where=out) from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+    return out
 
 
 def _load(network: VideoVae, tensors: Mapping[str, Tensor], where: Path) -> None:

@@ -47,8 +47,8 @@ def clip(number: int, frames: int = 3, side: int = 4) -> dict[str, torch.Tensor]
 def pixels(number: int, frames: int = 5, side: int = 16) -> dict[str, torch.Tensor]:
     """One clip as pixels."""
     generator = torch.Generator().manual_seed(2000 + number)
-    mask = torch.zeros(1, frames, side, side)
-    mask[:, :, 4:12, 6:10] = 1
+    mask = torch.zeros(frames, side, side, dtype=torch.bool)
+    mask[:, 4:12, 6:10] = True
 
     def picture(count: int) -> torch.Tensor:
         return torch.rand(3, count, side, side, generator=generator) * 2 - 1

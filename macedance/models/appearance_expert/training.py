@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from macedance.diffusion.flow_matching import FlowDraws, FlowMatching
 from macedance.errors import ConfigError, DataError
 from macedance.models.appearance_expert.conditions import Conditions, no_face
+from macedance.models.appearance_expert.encoders import AppearanceEncoders
 
 #: What every encoded batch holds; ``image``, ``face`` and ``text`` may be absent where the network takes none.
 ENCODED_KEYS = ("latents", "pose", "reference", "known", "blank", "text")
@@ -26,31 +27,30 @@ def is_encoded(batch: Mapping[str, Any]) -> bool:
 
 
 @torch.no_grad()
-def encode_batch(batch: Mapping[str, Any], encoders: Any, known_frames: int) -> dict[str, Any]:
+def encode_batch(batch: Mapping[str, Any], encoders: AppearanceEncoders, known_frames: int) -> dict[str, Any]:
     """What the data's encoder would have precomputed, for a batch of pixels.
 
     Args:
         batch: ``video`` and ``pose_video`` (B, 3, T, H, W), ``reference_image`` (B, 3, H, W), all in [-1, 1],
             ``prompt``, a list of B, and optionally ``face_video``; anything else is passed on.
-        encoders: The frozen encoders (AppearanceEncoders).
+        encoders: The frozen encoders.
         known_frames: Frames given at the beginning where a clip's beginning is known.
 
     Returns:
         The batch with ``latents pose reference known blank text [image] [face] known_frames`` instead.
     """
     video = batch["video"]
-    given = torch.zeros_like(video)
-    given[:, :, :known_frames] = video[:, :, :known_frames]
     image = encoders.image_features(batch["reference_image"])
+    latents, face = encoders.encode_video(video), batch.get("face_video")
     encoded = {
-        "latents": encoders.encode_video(video),
+        "latents": latents,
         "pose": encoders.encode_video(batch["pose_video"]),
         "reference": encoders.reference(batch["reference_image"]),
-        "known": encoders.encode_video(given),
+        "known": encoders.known(video[:, :, :known_frames], len(video), *video.shape[2:]),
         "blank": encoders.codec.blank(len(video), *video.shape[2:]),
         "text": encoders.text(batch["prompt"]),
         **({} if image is None else {"image": image}),
-        **({"face": batch["face_video"]} if batch.get("face_video") is not None else {}),
+        **({} if face is None else {"face": encoders.face(face, *latents.shape[:3:2])}),
         "known_frames": known_frames,
     }
     taken = ("video", "pose_video", "reference_image", "prompt", "face_video")

@@ -52,12 +52,12 @@ class VaeLosses:
         Args:
             made: Of the clips.
             pixels: The clips (B, 3, T, H, W).
-            mask: The person (B, 1, T, H, W), 0 or 1; None: every pixel counts alike.
+            mask: True where the person is (B, T, H, W); None: every pixel counts alike.
         """
         difference = made.pixels.float() - pixels.float()
         error = self.mse_weight * difference.square() + self.l1_weight * difference.abs()
         if mask is not None:
-            weight = 1 + (self.person_weight - 1) * mask.float()
+            weight = 1 + (self.person_weight - 1) * mask.unsqueeze(1).float()
             error = error * (weight / weight.mean(dim=(1, 2, 3, 4), keepdim=True))
         mean, log_variance = made.mean.float(), made.log_variance.float()
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
@@ -122,10 +122,10 @@ def check_crop(geometry: LatentGeometry, crop: int | None, frames: int, height: 
 
 
 def training_pixels(batch: Mapping[str, Any], draws: VaeDraws, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
-    """The clips (B, 3, T, h, w) that a step trains on, and the person's mask (B, 1, T, h, w) where there is one.
+    """The clips (B, 3, T, h, w) that a step trains on, and the person's mask (B, T, h, w) where there is one.
 
     Args:
-        batch: ``video``, ``pose_video`` where poses are drawn, and optionally ``mask`` (B, 1, T, H, W), round which
+        batch: ``video``, ``pose_video`` where poses are drawn, and optionally ``mask`` (B, T, H, W), round which
             crops are placed.
         draws: Of its rows.
         size: (h, w) of the crop; the clip's own for none.
@@ -152,7 +152,7 @@ def _corner(mask: Tensor | None, whole: Sequence[int], size: Sequence[int], plac
     for axis, (side, part, at) in enumerate(zip(whole, size, place, strict=True)):
         low, high = part / 2, side - part / 2
         if mask is not None:
-            covered = mask.amax(dim=(0, 1, 3 - axis)).nonzero().flatten()
+            covered = mask.float().amax(dim=(0, 2 - axis)).nonzero().flatten()
             if len(covered):
                 low, high = float(covered[0]), float(covered[-1] + 1)
         corner.append(min(max(round(low + at * (high - low) - part / 2), 0), side - part))
@@ -165,12 +165,12 @@ def psnr(made: Tensor, pixels: Tensor, mask: Tensor | None = None) -> Tensor:
     if mask is None:
         mean = error.flatten(1).mean(dim=1)
     else:
-        weight = mask.float().expand_as(error)
+        weight = mask.float().unsqueeze(1).expand_as(error)
         mean = (error * weight).flatten(1).sum(dim=1) / weight.flatten(1).sum(dim=1)
     return 10 * torch.log10(4 / mean.clamp(min=1e-12))
 
 
 def dilated(mask: Tensor, side: int = 5) -> Tensor:
-    """A person's mask (B, 1, T, H, W) grown by a square of ``side`` x ``side`` pixels."""
-    flat = mask.float().flatten(0, 2).unsqueeze(1)
+    """A person's mask (B, T, H, W) grown by a square of ``side`` x ``side`` pixels, float32."""
+    flat = mask.float().flatten(0, 1).unsqueeze(1)
     return functional.max_pool2d(flat, side, stride=1, padding=side // 2).view(mask.shape)

@@ -1,0 +1,262 @@
+"""Low-rank adapters of the Appearance Expert in files: diffusers' layout, and the common one of ComfyUI.
+
+diffusers: ``transformer.blocks.0.attn1.to_q.lora_A.weight`` and peft's configuration in the metadata; it loads by
+``WanAnimatePipeline.load_lora_weights``. ComfyUI: Wan's own names, ``diffusion_model.blocks.0.self_attn.q`` with
+``.lora_down.weight``, ``.lora_up.weight`` and ``.alpha``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from macedance.errors import CheckpointError
+from macedance.models.appearance_expert.network import AppearanceExpert
+from macedance.nn.trainable import LoraSettings
+from macedance.pipelines.appearance_config import AppearanceModelConfig
+from macedance.pipelines.base_weights import BaseWeights
+from macedance.pipelines.checkpoint_content import CheckpointContent, Weights
+
+#: diffusers' own name of the file.
+DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
+#: Keys of our metadata, beside diffusers'.
+CONFIG_KEY, BASE_KEY = "macedance_config", "macedance_base"
+_DIFFUSERS_KEY = "lora_adapter_metadata"
+_PREFIX = "transformer."
+_PARTS = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])\.(?:default\.)?weight")
+#: Names of a block's layers in diffusers -> in Wan's own code.
+_WAN_NAMES = (
+    ("attn1.to_out.0", "self_attn.o"), ("attn1.to_", "self_attn."), ("attn2.to_out.0", "cross_attn.o"),
+    ("attn2.to_", "cross_attn."), ("ffn.net.0.proj", "ffn.0"), ("ffn.net.2", "ffn.2"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LoraWeights:
+    """Low-rank adapters and what they are for.
+
+    Attributes:
+        tensors: By name in diffusers' transformer: ``blocks.0.attn1.to_q.lora_A.weight``.
+        rank: Rank.
+        alpha: The update is scaled by alpha / rank.
+        config: Of the model that they were trained on; None in files of others.
+        base: Its weights; None: unknown.
+    """
+
+    tensors: dict[str, Tensor]
+    rank: int
+    alpha: float
+    config: AppearanceModelConfig | None = None
+    base: BaseWeights | None = None
+
+    @property
+    def modules(self) -> list[str]:
+        """Names of the adapted layers in diffusers' transformer."""
+        return sorted({name.rpartition(".lora_")[0] for name in self.tensors})
+
+    @property
+    def settings(self) -> LoraSettings:
+        """The same for a network whose transformer carries the adapters."""
+        names = "|".join(re.escape(f"{_PREFIX}{name}") for name in self.modules)
+        return LoraSettings(self.rank, self.alpha, names)
+
+
+def lora_of(content: CheckpointContent, which: Weights = "auto") -> LoraWeights:
+    """The adapters of a checkpoint.
+
+    Raises:
+        CheckpointError: It has none, or they are not finite.
+    """
+    settings = content.lora
+    if settings is None:
+        raise CheckpointError(
+            "the checkpoint has no low-rank adapters",
+            where=content.path,
+            expected="one of the aesthetic stage, or of any training with model.lora",
+            fix="export body_adapter or pretrained",
+        )
+    from macedance.pipelines.folder import check_weights
+
+    tensors = {}
+    for name, value in content.trained(which).items():
+        found = _PARTS.fullmatch(name)
+        if found:
+            tensors[f"{found['module'].removeprefix(_PREFIX)}.lora_{found['side']}.weight"] = value.detach().clone()
+    check_weights(tensors, where=content.path)
+    section = content.ours.get("base")
+    base = BaseWeights.from_dict(section, content.path) if isinstance(section, Mapping) else None
+    config = AppearanceModelConfig.from_dict(content.ours["config"], content.path)
+    return LoraWeights(tensors, settings.rank, float(settings.alpha), config, base)
+
+
+# ---------------------------------------------------------------- diffusers
+def write_diffusers(path: Path, lora: LoraWeights) -> None:
+    """Write the file that ``WanAnimatePipeline.load_lora_weights`` reads, peft's configuration in its metadata.
+
+    Args:
+        path: The file; it is named as it is.
+        lora: The adapters.
+    """
+    from peft import LoraConfig
+
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]
+        target_modules=lora.modules,
+    ).to_dict()
+    told = {f"{_PREFIX}{key}": sorted(v) if isinstance(v, set) else v for key, v in config.items()}
+    metadata = {
+        "format": "pt",
+        _DIFFUSERS_KEY: json.dumps(told, indent=2, sort_keys=True),
+        CONFIG_KEY: json.dumps(None if lora.config is None else lora.config.to_dict()),
+        BASE_KEY: json.dumps(None if lora.base is None else lora.base.to_dict()),
+    }
+    save_tensors({f"{_PREFIX}{name}": value for name, value in lora.tensors.items()}, path, metadata)
+
+
+def read_lora(path: str | Path) -> LoraWeights:
+    """Adapters from a file in either layout, or a folder with diffusers' file.
+
+    Raises:
+        CheckpointError: Missing, damaged, or no adapters of a Wan transformer.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path).expanduser()
+    path = path / DIFFUSERS_FILE if path.is_dir() else path
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            told = file.metadata() or {}
+            raw = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"cannot read the adapters: {error}", where=path, expected="safetensors") from error
+    tensors, alphas = _from_comfyui(raw) if any(n.startswith("diffusion_model.") for n in raw) else (raw, set())
+    tensors = {name.removeprefix(_PREFIX): value for name, value in tensors.items()}
+    ranks = {int(value.shape[0]) for name, value in tensors.items() if name.endswith(".lora_A.weight")}
+    if len(ranks) != 1 or len(alphas) > 1 or not all(_PARTS.fullmatch(name) for name in tensors):
+        raise CheckpointError(
+            "the file does not hold low-rank adapters of one rank of a Wan transformer",
+            where=path,
+            expected="a file of `macedance checkpoint export --format lora` or `comfyui`",
+        )
+    rank = ranks.pop()
+    try:
+        peft = json.loads(told.get(_DIFFUSERS_KEY) or "{}")
+        alpha = float(alphas.pop() if alphas else peft.get(f"{_PREFIX}lora_alpha", rank))
+        config, base = (json.loads(told.get(key) or "null") for key in (CONFIG_KEY, BASE_KEY))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"the adapters' metadata is damaged: {error}", where=path) from error
+    return LoraWeights(
+        tensors,
+        rank,
+        alpha,
+        None if config is None else AppearanceModelConfig.from_dict(config, path),
+        None if base is None else BaseWeights.from_dict(base, path),
+    )
+
+
+def attach_lora(network: AppearanceExpert, lora: LoraWeights, where: str | Path, name: str = "default") -> None:
+    """Put adapters round the layers of a network's transformer, in place, as diffusers does.
+
+    Their strength is then ``network.transformer.set_adapters(name, scale)``; 0 is the network without them.
+
+    Args:
+        network: Without adapters of this name.
+        lora: The adapters.
+        where: Their file, for the message.
+        name: What they are called.
+
+    Raises:
+        CheckpointError: They are of another model, which is named.
+    """
+    shapes = {key: tuple(value.shape) for key, value in network.transformer.state_dict().items()}
+    wrong = []
+    for module in lora.modules:
+        own = shapes.get(f"{module}.weight")
+        down, up = (lora.tensors.get(f"{module}.lora_{side}.weight") for side in "AB")
+        if own is None or down is None or up is None or (up.shape[0], down.shape[1]) != (own[0], own[-1]):
+            wrong.append(module)
+    if wrong:
+        raise CheckpointError(
+            f"the adapters are of another model: {len(wrong)} of {len(lora.modules)} do not fit, first {wrong[0]}",
+            where=where,
+            expected="adapters that were trained on this model",
+        )
+    told = {"r": lora.rank, "lora_alpha": lora.alpha, "target_modules": lora.modules}
+    network.transformer.load_lora_adapter(
+        {f"{_PREFIX}{key}": value for key, value in lora.tensors.items()},
+        prefix="transformer",
+        adapter_name=name,
+        metadata={f"{_PREFIX}{key}": value for key, value in told.items()},
+    )
+
+
+# ---------------------------------------------------------------- ComfyUI
+def write_comfyui(path: Path, lora: LoraWeights) -> None:
+    """Write the file that ComfyUI, and tools that follow Wan's own names, read.
+
+    Args:
+        path: The file.
+        lora: The adapters.
+
+    Raises:
+        CheckpointError: A layer that has no name there.
+    """
+    tensors = {}
+    for module in lora.modules:
+        name = f"diffusion_model.{_wan_name(module, path)}"
+        tensors[f"{name}.lora_down.weight"] = lora.tensors[f"{module}.lora_A.weight"]
+        tensors[f"{name}.lora_up.weight"] = lora.tensors[f"{module}.lora_B.weight"]
+        tensors[f"{name}.alpha"] = torch.tensor(lora.alpha)
+    save_tensors(tensors, path, {"format": "pt"})
+
+
+def _wan_name(module: str, where: Path) -> str:
+    head, block, layer = module.split(".", 2) if module.count(".") > 1 else (module, "", "")
+    for ours, theirs in _WAN_NAMES:
+        if head == "blocks" and block.isdigit() and layer.startswith(ours):
+            return f"{head}.{block}.{theirs}{layer.removeprefix(ours)}"
+    raise CheckpointError(
+        f"{module} has no name in ComfyUI's layout",
+        where=where,
+        expected="adapters on attention and feed-forward layers of the blocks",
+        fix="--format lora",
+    )
+
+
+def _from_comfyui(raw: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], set[float]]:
+    """Diffusers' names, and the alphas that were met."""
+    tensors, alphas = {}, set()
+    for name, value in raw.items():
+        plain = name.removeprefix("diffusion_model.")
+        for ours, theirs in _WAN_NAMES:
+            if f".{theirs}" in plain:
+                plain = plain.replace(f".{theirs}", f".{ours}", 1)
+                break
+        if plain.endswith(".alpha"):
+            alphas.add(float(value))
+            continue
+        tensors[plain.replace(".lora_down.", ".lora_A.").replace(".lora_up.", ".lora_B.")] = value
+    return tensors, alphas
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, Any]) -> None:
+    """Write a safetensors file, whole or not at all.
+
+    Raises:
+        DataError: It cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    from macedance.rendering.files import replacing
+
+    with replacing(path) as temporary:
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, str(temporary), metadata=metadata)
+        temporary.chmod(0o644)  # safetensors writes private files
