@@ -56,10 +56,10 @@ class AppearanceDataModule(pl.LightningDataModule):
     """Clips of dancers with their poses from the shards of a corpus, as pixels or as precomputed latents.
 
     Which of the two the corpus says. A batch holds `position` (B,) int64 global sample numbers (-1: a row that does not
-    count), `keys`, `quarantined`, and of pixels `video` and `pose_video` (B,3,T,H,W) and `reference_image` (B,3,H,W),
-    float32 in [-1, 1], `prompt`, and `mask` (B,T,H,W) bool where the corpus has it; of latents `latents pose known
-    blank` (B,z,t,h,w), `reference` (B,z,1,h,w), `text` (B,N,D), `image` (B,M,D) where there is an image encoder, and
-    `known_frames`. Every global batch is of one size. Training follows the global order: endless, the same for any
+    count), `keys` and `quarantined`. Of pixels: `video` and `pose_video` (B,3,T,H,W) and `reference_image` (B,3,H,W),
+    float32 in [-1, 1], `prompt`, and `mask` (B,1,T,H,W) of 0 and 1 where the corpus has it. Of latents: `latents pose
+    known blank` (B,z,t,h,w), `reference` (B,z,1,h,w), `text` (B,N,D), `image` (B,M,D) where there is an image encoder,
+    and `known_frames`. Every global batch is of one size. Training follows the global order: endless, the same for any
     number of ranks and workers, continued from `start_position`. Held-out clips show their first window, in order.
 
     Args:
@@ -212,13 +212,18 @@ class AppearanceDataModule(pl.LightningDataModule):
 
     @property
     def frames(self) -> int:
-        """Frames of a window."""
-        return self.sources.frames
+        """Frames of a window: those asked for, else what the corpus's latents have."""
+        return self.sources.frames if self._frames is None else self._frames
 
     @property
     def window_frames(self) -> int:
         """Frames of a window, by the name that callbacks know."""
         return self.frames
+
+    @property
+    def requested_buckets(self) -> list[Bucket]:
+        """The sizes of the config, without a look at the data; empty: the clips' own."""
+        return list(self._buckets)
 
     @property
     def buckets(self) -> list[tuple[int, int, int]]:

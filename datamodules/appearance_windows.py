@@ -18,6 +18,7 @@ from datamodules.appearance_sources import Clips, Size
 from datamodules.streams.bucket_order import BucketOrder, SameBucket
 from datamodules.streams.order import crop_start, keyed_bits
 from datamodules.streams.quarantine import substitute
+from macedance.appearance_data.encoding import signed_pixels
 from macedance.appearance_data.samples import RawClip
 from macedance.appearance_data.windows import Bucket, Window, read_window, reference_choices
 from macedance.errors import DataError, MaceDanceError, TransportError
@@ -35,12 +36,6 @@ def reference_number(seed: int, position: int, count: int) -> int:
     if position < 0 or count <= 1:
         return 0
     return int(keyed_bits(1, seed, _REFERENCE, position)[0] % np.uint64(count))
-
-
-def signed(pictures: np.ndarray) -> Tensor:
-    """Pictures (..., H, W, 3) uint8 as (3, ..., H, W) float32 in [-1, 1]."""
-    channels_first = np.ascontiguousarray(np.moveaxis(pictures, -1, 0))
-    return torch.from_numpy(channels_first).float().div_(127.5).sub_(1.0)
 
 
 class _Rows(Dataset[Row]):
@@ -74,13 +69,13 @@ class _Rows(Dataset[Row]):
 
     def _raw(self, clip: RawClip, number: int, position: int, window: Window) -> Row:
         row: Row = {
-            "video": signed(window.video_THW3),
-            "pose_video": signed(window.pose_THW3),
-            "reference_image": signed(window.reference_HW3),
+            "video": signed_pixels(window.video_THW3),
+            "pose_video": signed_pixels(window.pose_THW3),
+            "reference_image": signed_pixels(window.reference_HW3),
             "prompt": clip.facts.prompt,
         }
         if window.mask_THW is not None:
-            row["mask"] = torch.from_numpy(window.mask_THW)
+            row["mask"] = torch.from_numpy(window.mask_THW).float()[None]
         return row | {"position": position, "keys": self.clips.key(number), "quarantined": None}
 
 

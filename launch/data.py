@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from launch import data_appearance
+from launch import data_appearance, data_encode
 from launch.options import Parser, add_json_option, emit_json, say
 from macedance.errors import ConfigError
 
@@ -47,6 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_json_option(bvh)
     _add_order_parser(kinds)
     data_appearance.add_parser(kinds)
+    data_encode.add_parser(kinds)
     return parser
 
 
@@ -78,8 +79,8 @@ def main(arguments: Sequence[str]) -> int:
     options = build_parser().parse_args(arguments)
     if options.kind == "order":
         return _order(options)
-    if options.kind == "appearance-demo":
-        return data_appearance.run(options)
+    if options.kind in ("appearance-demo", "encode"):
+        return (data_encode if options.kind == "encode" else data_appearance).run(options)
     manifest = _demo(options) if options.kind == "demo" else _bvh(options)
     splits = {name: split.samples for name, split in manifest.splits.items()}
     say(f"wrote {options.out}: " + ", ".join(f"{count} {name}" for name, count in splits.items()))
