@@ -60,7 +60,8 @@ class AppearanceDataModule(pl.LightningDataModule):
     float32 in [-1, 1], `prompt`, and `mask` (B,1,T,H,W) of 0 and 1 where the corpus has it. Of latents: `latents pose
     known blank` (B,z,t,h,w), `reference` (B,z,1,h,w), `text` (B,N,D), `image` (B,M,D) where there is an image encoder,
     and `known_frames`. Every global batch is of one size. Training follows the global order: endless, the same for any
-    number of ranks and workers, continued from `start_position`. Held-out clips show their first window, in order.
+    number of ranks and workers, continued from `start_position`. Held-out clips show their first window with the
+    last of their references, in order.
 
     Args:
         shards: Corpus (its train split) or one split's folder: a path, or a URL of http(s), s3, gs...
@@ -341,7 +342,7 @@ class AppearanceDataModule(pl.LightningDataModule):
             size = Size(sample.facts.height, sample.facts.width, self.frames)
         choices = reference_choices(sample.facts, 0, size.frames)
         bucket = Bucket(size.height, size.width)
-        window = read_window(sample, 0, bucket, size.frames, choices[0] if choices else None)
+        window = read_window(sample, 0, bucket, size.frames, choices[-1] if choices else None)
         points = None if sample.keypoints_TK3 is None else sample.keypoints_TK3[: size.frames]
         return AppearanceClip(sample.key, sample.facts, window, points)
 

@@ -32,8 +32,8 @@ Batch = dict[str, Any]
 
 
 def reference_number(seed: int, position: int, count: int) -> int:
-    """Which of `count` references the sample at a global position is shown; held-out clips take the first."""
-    if position < 0 or count <= 1:
+    """Which of `count` references the sample at a global position is shown."""
+    if count <= 1:
         return 0
     return int(keyed_bits(1, seed, _REFERENCE, position)[0] % np.uint64(count))
 
@@ -144,7 +144,7 @@ class TrainingClips(_Rows):
 
 
 class HeldOutClips(_Rows):
-    """The first window of each held-out clip with its first reference; a row is (number of the clip, position).
+    """The first window of each held-out clip with its last reference; a row is (number of the clip, position).
 
     A row of position -1 stands where a rank has no clip left, and does not count.
     """
@@ -153,10 +153,10 @@ class HeldOutClips(_Rows):
         number, position = row
         sample = self.clips[number]
         if not isinstance(sample, RawClip):
-            return self._encoded(sample, number, position, 0)
+            return self._encoded(sample, number, position, len(sample["references"]) - 1)
         size = self._size(number)
         choices = reference_choices(sample.facts, 0, size.frames)
-        window = read_window(sample, 0, Bucket(size.height, size.width), size.frames, choices[0] if choices else None)
+        window = read_window(sample, 0, Bucket(size.height, size.width), size.frames, choices[-1] if choices else None)
         return self._raw(sample, number, position, window)
 
 

@@ -16,6 +16,7 @@ _SIDE = 128
 #: Metres of wall or floor that one texture covers.
 _SPAN_M = 6.0
 _SUPERSAMPLED = 2
+_FAR_M = np.float32(50.0)
 
 
 @dataclass(frozen=True)
@@ -39,26 +40,32 @@ class Room:
         import cv2
 
         size = width * _SUPERSAMPLED, height * _SUPERSAMPLED
-        columns = (np.arange(size[0]) + 0.5 - 0.5 * size[0]) * (2 * view.tan_half / size[1])
-        rows = (0.5 * size[1] - np.arange(size[1]) - 0.5) * (2 * view.tan_half / size[1])
-        rays = view.forward + columns[None, :, None] * view.right + rows[:, None, None] * view.up
+        step = 2 * view.tan_half / size[1]
+        columns = ((np.arange(size[0]) + 0.5 - 0.5 * size[0]) * step).astype(np.float32)[None]
+        rows = ((0.5 * size[1] - np.arange(size[1]) - 0.5) * step).astype(np.float32)[:, None]
+        eye = view.eye.astype(np.float32)
+        ray_x, ray_y, ray_z = (
+            np.float32(f) + columns * np.float32(r) + rows * np.float32(u)
+            for f, r, u in zip(view.forward, view.right, view.up, strict=True)
+        )
         with np.errstate(divide="ignore", invalid="ignore"):
-            to_wall = (self.wall_z - view.eye[2]) / rays[..., 2]
-            to_floor = -view.eye[1] / rays[..., 1]
-        to_wall = np.where(to_wall > 0, to_wall, np.inf)
+            to_wall = (np.float32(self.wall_z) - eye[2]) / ray_z
+            to_floor = -eye[1] / ray_y
+        # What looks neither at the wall nor at the floor sees something far away.
+        to_wall = np.where(to_wall > 0, to_wall, _FAR_M)
         on_floor = (to_floor > 0) & (to_floor < to_wall)
-        reach = np.where(on_floor, to_floor, np.where(np.isfinite(to_wall), to_wall, 50.0))
-        points = view.eye + reach[..., None] * rays
-        scale = _SIDE / _SPAN_M
-        u = (points[..., 0] * scale).astype(np.float32) % _SIDE
-        v = np.where(on_floor, points[..., 2], points[..., 1]).astype(np.float32) * np.float32(scale) % _SIDE
+        reach = np.where(on_floor, to_floor, to_wall)
+        x, z = eye[0] + reach * ray_x, eye[2] + reach * ray_z
+        scale = np.float32(_SIDE / _SPAN_M)
+        u, v = (x * scale) % _SIDE, (np.where(on_floor, z, eye[1] + reach * ray_y) * scale) % _SIDE
         wall, floor = (
             cv2.remap(texture, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
             for texture in (self.wall_SS3, self.floor_SS3)
         )
         picture = cv2.resize(np.where(on_floor[..., None], floor, wall), (width, height), interpolation=cv2.INTER_AREA)
-        ground = np.where(on_floor[..., None], points[..., [0, 2]], np.nan)
-        return picture, ground[::_SUPERSAMPLED, ::_SUPERSAMPLED]
+        some = (slice(None, None, _SUPERSAMPLED), slice(None, None, _SUPERSAMPLED))
+        ground = np.where(on_floor[some][..., None], np.stack([x[some], z[some]], axis=-1), np.nan)
+        return picture, ground
 
 
 def draw_room(rng: np.random.Generator, *, shifted: bool = False) -> Room:

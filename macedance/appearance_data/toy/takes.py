@@ -16,7 +16,7 @@ from macedance.appearance_data.toy.rooms import Room
 from macedance.motion.files import Motion
 from macedance.rendering.body import Dance, transforms_from_joints
 from macedance.rendering.body_points import body_points
-from macedance.rendering.camera import CameraPath
+from macedance.rendering.camera import CameraPath, View
 from macedance.rendering.projector import pose_points
 from macedance.rendering.scene import Stage, light_direction
 from macedance.rendering.software import stage_parameters
@@ -146,10 +146,14 @@ def film(
     positions, normals = body.pose(joints, transforms_from_joints(joints, person.height))
     video = np.empty((frames, height, width, 3), dtype=np.uint8)
     mask = np.empty((frames, height, width), dtype=bool)
+    stage = _stage(staging)
     for frame in range(frames):
-        video[frame], mask[frame] = _picture(
-            body, positions[frame], normals[frame], joints[frame], room, camera, frame, staging, width, height
-        )
+        view = camera.view(frame)
+        if frame == 0 or (camera.eye_T3[frame] != camera.eye_T3[frame - 1]).any():
+            behind, ground = room.picture(view, width, height)
+        lit = behind * _shade_on_floor(ground, joints[frame], room.shadow)[..., None] * staging.brightness
+        video[frame] = np.clip(lit * 255.0 + 0.5, 0, 255).astype(np.uint8)
+        mask[frame] = _draw_person(body, positions[frame], normals[frame], view, stage, video[frame])
     return Take(video, keypoints.astype(np.float32), mask, _travel(joints[:clip_frames], camera, width, height))
 
 
@@ -188,28 +192,23 @@ def _travel(joints_TJ3: np.ndarray, camera: CameraPath, width: int, height: int)
     return float(moved / np.mean(widths))
 
 
-def _picture(
+def _stage(staging: Staging) -> Stage:
+    bright = staging.brightness
+    return replace(Stage(), to_light=_light(staging.light), key=0.62 * bright, sky=0.5, ground=0.32, fill=0.3, rim=0.15)
+
+
+def _draw_person(
     body: DressedBody,
     positions_V3: np.ndarray,
     normals_V3: np.ndarray,
-    joints_J3: np.ndarray,
-    room: Room,
-    camera: CameraPath,
-    frame: int,
-    staging: Staging,
-    width: int,
-    height: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """One frame (H, W, 3) uint8, and the person's mask (H, W)."""
+    view: View,
+    stage: Stage,
+    image_HW3: np.ndarray,
+) -> np.ndarray:
+    """Draw a posed body over a picture, and say which pixels (H, W) it covers by more than half."""
     from macedance.rendering import kernels
 
-    view = camera.view(frame)
-    behind, ground = room.picture(view, width, height)
-    behind = behind * _shade_on_floor(ground, joints_J3, room.shadow)[..., None] * staging.brightness
-    image = np.clip(behind * 255.0 + 0.5, 0, 255).astype(np.uint8)
-    stage = replace(
-        Stage(), to_light=_light(staging.light), key=0.62 * staging.brightness, sky=0.5, ground=0.32, fill=0.3, rim=0.15
-    )
+    height, width = image_HW3.shape[:2]
     pixels, depth = view.project(positions_V3, width, height)
     screen = np.empty_like(positions_V3)
     screen[:, :2] = pixels * _SAMPLES
@@ -219,10 +218,10 @@ def _picture(
     kernels.rasterise(screen, body.faces_F3, 0, 0, depths, faces)
     kernels.shade(
         stage_parameters(stage), positions_V3, normals_V3, body.colours_V3**2, screen, body.faces_F3, faces, 0, 0,
-        _SAMPLES, view.eye, light_direction(stage, view.right, view.forward), *_NO_SHADOW, image,
+        _SAMPLES, view.eye, light_direction(stage, view.right, view.forward), *_NO_SHADOW, image_HW3,
     )  # fmt: skip
-    covered = (faces >= 0).reshape(height, _SAMPLES, width, _SAMPLES).mean(axis=(1, 3))
-    return image, covered > 0.5
+    covered = (faces >= 0).reshape(height, _SAMPLES, width, _SAMPLES).sum(axis=(1, 3), dtype=np.int32)
+    return np.asarray(2 * covered > _SAMPLES * _SAMPLES)
 
 
 def _light(angle: float) -> tuple[float, float, float]:
