@@ -14,6 +14,7 @@ from lightning_modules.stages import Stage, stage_settings
 from macedance.diffusion.flow_matching import FlowDraws, FlowMatching, draw_flow
 from macedance.errors import ConfigError
 from macedance.metrics.weighted_mean import WeightedMean
+from macedance.models.appearance_expert.encoders import AppearanceEncoders
 from macedance.models.appearance_expert.network import AppearanceExpert
 from macedance.models.appearance_expert.training import (
     check_probability,
@@ -75,7 +76,7 @@ class AppearanceExpertModule(ExpertModule):
         known_probability: float = 0.5,
         known_frames: int = 1,
         exclude_reference_loss: bool = True,
-        encoders: Callable[[], nn.Module] | None = None,
+        encoders: Callable[[], AppearanceEncoders] | None = None,
         sample_weights: Literal["ema", "raw"] = "ema",
         num_steps: int = 20,
         lr_schedule: WarmupCosine | None = None,
@@ -115,9 +116,10 @@ class AppearanceExpertModule(ExpertModule):
         self.fps, self.frames, self.size = 30.0, 0, (0, 0)
         self.encoder_identity: dict[str, str] = {}
         self.val_loss = WeightedMean()
+        self._started_from: str | None = None
         self._encoders_factory = encoders
         # In a list, or the frozen encoders would be submodules: sharded, saved and counted with what trains.
-        self._encoders: list[nn.Module] = []
+        self._encoders: list[AppearanceEncoders] = []
 
     # ---------------------------------------------------------------- set-up
     def adopt_corpus(self, data: Any) -> None:
@@ -140,18 +142,35 @@ class AppearanceExpertModule(ExpertModule):
         if not built:
             keep_trained_precise(self.built_network)
 
+    def on_fit_start(self) -> None:
+        """Refuse a base in bfloat16 where nothing casts.
+
+        Raises:
+            ConfigError: What trains is in float32, the base is not, and the run's precision leaves both as they are.
+        """
+        kinds = {p.dtype for p in self.built_network.parameters()}
+        if len(kinds) > 1 and str(self.trainer.precision) in ("32", "32-true"):
+            raise ConfigError(
+                "the base is in bfloat16 and what trains in float32",
+                where=f"trainer.precision={self.trainer.precision}",
+                expected="bf16-mixed",
+                fix="--trainer.precision=bf16-mixed, or --model.network.init_args.precision=float32",
+            )
+
     def load_source(self, network: nn.Module, source: str) -> None:
         """Load a model, a checkpoint or an exported adapter over the network's own base weights."""
-        load_source(cast(AppearanceExpert, network), source, self.init_weights)
+        self._started_from = str(load_source(cast(AppearanceExpert, network), source, self.init_weights))
 
     @property
     def base_source(self) -> tuple[str, str] | None:
         """See :class:`ExpertModule`: what training started from, else the network's own pretrained weights."""
+        if self._started_from is not None:
+            return self._started_from, str(self.init_weights)
         pretrained = getattr(self.network, "pretrained", None)
-        return super().base_source or (None if pretrained is None else (str(pretrained), PRETRAINED))
+        return None if pretrained is None else (str(pretrained), PRETRAINED)
 
     @property
-    def encoders(self) -> nn.Module:
+    def encoders(self) -> AppearanceEncoders:
         """The frozen encoders, on the module's device; built at first use.
 
         Raises:
@@ -167,7 +186,7 @@ class AppearanceExpertModule(ExpertModule):
                 )
             with torch.random.fork_rng():
                 torch.manual_seed(self.seed)
-                self._encoders.append(self._encoders_factory().eval().requires_grad_(False))
+                self._encoders.append(self._encoders_factory())
         encoders = self._encoders[0]
         encoders.to(self.device)
         return encoders

@@ -24,15 +24,12 @@ from lightning_modules.strategies.deepspeed_setup import (
     quiet_deepspeed,
     require_deepspeed,
 )
+from lightning_modules.strategies.sizes import zero_sizes
 from lightning_modules.strategies.zero_files import reading_safely
 from macedance.errors import ConfigError
 from macedance.nn.fragments import Fragment, whole_tensors
 
 STAGES = (1, 2, 3)
-#: Elements of a communication bucket at most; it is allocated whole, so never larger than the trained parameters.
-_BUCKET_ELEMENTS = {"cpu": 5_000_000, "cuda": 200_000_000}
-#: Stage 3 lets go of gathered parameters beyond this share of the model, or this many elements.
-_LIVE_SHARE, _LIVE_ELEMENTS = 1 / 8, 1_000_000_000
 
 
 class ZeroPrecision(DeepSpeedPrecision):
@@ -202,7 +199,7 @@ class ZeroStrategy(DeepSpeedStrategy):
     def _setup_model_and_optimizer(self, model: nn.Module, optimizer: Any, lr_scheduler: Any = None) -> tuple[Any, Any]:
         assert isinstance(self.config, dict)
         trained = [p for p in model.parameters() if p.requires_grad]
-        self._fit_config(sum(p.numel() for p in trained))
+        self._fit_config(sum(p.numel() for p in trained), sum(p.numel() for p in model.parameters()))
         return self._engine(self.config, model, trained, optimizer=optimizer, lr_scheduler=lr_scheduler)
 
     def _initialize_deepspeed_inference(self, model: nn.Module) -> None:
@@ -210,33 +207,30 @@ class ZeroStrategy(DeepSpeedStrategy):
         config: dict[str, Any] = {"train_micro_batch_size_per_gpu": 1}
         wanted = ["bf16", "fp16"]
         if self.zero_stage_3:
-            self._fit_config(sum(p.numel() for p in model.parameters()))
+            elements = sum(p.numel() for p in model.parameters())
+            self._fit_config(elements, elements)
             wanted += ["zero_allow_untested_optimizer", "zero_optimization"]
         config.update({key: self.config[key] for key in wanted if key in self.config})
         self.model, _ = self._engine(config, model, [], optimizer=None, lr_scheduler=None)
 
     # ---------------------------------------------------------------- settings
-    def _fit_config(self, elements: int) -> None:
-        """Settings that need to know the device and the size of what trains."""
+    def _fit_config(self, trained: int, elements: int) -> None:
+        """Settings that need to know the device, what trains and the size of the network."""
         assert isinstance(self.config, dict)
         device = self.root_device.type
         zero = self.config["zero_optimization"]
-        largest = self.bucket_elements or _BUCKET_ELEMENTS.get(device, _BUCKET_ELEMENTS["cuda"])
-        # DeepSpeed wants an even number.
-        bucket = -(-min(largest, elements) // 512) * 512
+        sizes = zero_sizes(trained, elements, device, self.bucket_elements)
         zero.update(
             overlap_comm=device != "cpu",
-            reduce_bucket_size=bucket,
-            allgather_bucket_size=bucket,
+            reduce_bucket_size=sizes.bucket,
+            allgather_bucket_size=sizes.bucket,
         )
         if self.stage == 3:
-            # DeepSpeed's own limits are of models of billions: a smaller one would stay gathered as a whole.
-            live = min(max(int(elements * _LIVE_SHARE), bucket // 8), _LIVE_ELEMENTS)
             zero.update(
                 stage3_param_persistence_threshold=self.keep_whole_below,
-                stage3_prefetch_bucket_size=min(bucket, live),
-                stage3_max_live_parameters=live,
-                stage3_max_reuse_distance=live,
+                stage3_prefetch_bucket_size=sizes.prefetch,
+                stage3_max_live_parameters=sizes.live,
+                stage3_max_reuse_distance=sizes.live,
             )
         if self.offload:
             zero["offload_optimizer"]["pin_memory"] = device != "cpu"

@@ -18,18 +18,29 @@ from macedance.errors import CheckpointError
 from macedance.models.appearance_expert.network import AppearanceExpert
 from macedance.pipelines.appearance_config import AppearanceModelConfig
 from macedance.pipelines.appearance_lora import BASE_KEY, CONFIG_KEY
-from macedance.pipelines.base_weights import BaseWeights
-from macedance.pipelines.checkpoint_content import CheckpointContent, Weights, is_checkpoint_folder, read_checkpoint
+from macedance.pipelines.base_weights import PRETRAINED, BaseWeights
+from macedance.pipelines.checkpoint_content import (
+    CheckpointContent,
+    Weights,
+    base_tensors,
+    holds_model,
+    is_checkpoint_folder,
+    read_checkpoint,
+)
+from macedance.pipelines.export import find_checkpoint
 from macedance.pipelines.pretrained import TRANSFORMER
 
 
-def load_source(network: AppearanceExpert, source: str | Path, which: Weights = "auto") -> None:
+def load_source(network: AppearanceExpert, source: str | Path, which: Weights = "auto") -> Path:
     """Load what a source holds into a network that is about to train, in place.
 
     Args:
         network: With the weights of its own base, if it has any; without adapters.
         source: A model folder, a training checkpoint or run directory, or an adapter's safetensors file.
         which: Which weights of a checkpoint: ``ema``, ``raw``, or ``auto``, the average where there is one.
+
+    Returns:
+        The source itself: of a run directory the checkpoint that was taken.
 
     Raises:
         CheckpointError: Missing or foreign; of another architecture, which is named; or trained on another base than
@@ -39,13 +50,11 @@ def load_source(network: AppearanceExpert, source: str | Path, which: Weights = 
     own = network.state_dict()
     content = read_source(source, which)
     _check_architecture(network, content, source)
-    base = base_of(content)
-    if base is not None:
-        content = replace(content, tensors=_on_base(network, own, content, base))
-    tensors = content.weights(which)
+    tensors = replace(content, tensors=_completed(network, own, content)).weights(which)
     _check_names(own, tensors, source)
     # What is the network's own anyway is not copied onto itself: of a large base that is most.
     network.load_state_dict({k: v for k, v in tensors.items() if v.data_ptr() != own[k].data_ptr()}, strict=False)
+    return content.path
 
 
 def read_source(source: Path, which: Weights | None = None) -> CheckpointContent:
@@ -55,8 +64,6 @@ def read_source(source: Path, which: Weights | None = None) -> CheckpointContent
         CheckpointError: It is missing, damaged, or nothing of an Appearance Expert.
     """
     from macedance.pipelines.appearance_folder import is_model_folder, read_model_folder
-    from macedance.pipelines.checkpoint_content import holds_model
-    from macedance.pipelines.export import find_checkpoint
 
     if source.suffix == ".safetensors" and source.is_file():
         return read_adapter(source)
@@ -108,23 +115,33 @@ def read_adapter(path: Path) -> CheckpointContent:
     return CheckpointContent(path, ours, tensors, {}, "raw")
 
 
-def _on_base(
-    network: AppearanceExpert, own: Mapping[str, Tensor], content: CheckpointContent, base: BaseWeights
-) -> dict[str, Tensor]:
-    """The weights of a source that holds what was trained only, with the base that it was trained on."""
-    if network.pretrained is None:
-        from macedance.pipelines.checkpoint_content import base_tensors
+def _completed(network: AppearanceExpert, own: Mapping[str, Tensor], content: CheckpointContent) -> dict[str, Tensor]:
+    """The weights of a source, with those that it leaves out: the network's own, if it was trained on them.
 
+    A source that was trained on another training's result takes that one's weights, which may leave out some in turn.
+    """
+    base = base_of(content)
+    if base is None:
+        return content.tensors
+    found = base.found_in(own) if network.pretrained is not None else None
+    if found is not None:
+        return {**content.tensors, **found}
+    if base.weights != PRETRAINED and Path(base.source).exists():
+        before = read_source(Path(base.source), _which(base))
+        whole = replace(before, tensors=_completed(network, own, before)).weights(_which(base))
+        return base.complete(content.tensors, whole, content.path)
+    if network.pretrained is None:
         return base.complete(content.tensors, base_tensors(base.source, base.weights, content.path), content.path)
-    found = base.found_in(own)
-    if found is None:
-        raise CheckpointError(
-            f"it was trained on {base.source}, and the network's weights are those of {network.pretrained}, which are "
-            "other ones",
-            where=content.path,
-            fix="--model.network.init_args.weights with what it was trained on",
-        )
-    return {**content.tensors, **found}
+    raise CheckpointError(
+        f"it was trained on {base.source}, and the network's weights are those of {network.pretrained}, which are "
+        "other ones",
+        where=content.path,
+        fix="--model.network.init_args.weights with what it was trained on",
+    )
+
+
+def _which(base: BaseWeights) -> Weights:
+    return base.weights if base.weights in ("ema", "raw") else "auto"  # type: ignore[return-value]
 
 
 def _check_architecture(network: AppearanceExpert, content: CheckpointContent, source: Path) -> None:

@@ -179,6 +179,10 @@ def base_tensors(source: str, weights: str, needed_by: Path) -> dict[str, Tensor
             fix="name the model folder or checkpoint that the run was given as --init_from: "
             "`macedance checkpoint export --base`",
         )
+    if (path / "checkpoints").is_dir():
+        from macedance.pipelines.export import find_checkpoint
+
+        path = find_checkpoint(path, holds_model)
     if path.is_dir() and not is_checkpoint_folder(path):
         from macedance.pipelines.appearance_folder import is_model_folder, read_model_folder
 

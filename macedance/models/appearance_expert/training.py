@@ -50,7 +50,7 @@ def encode_batch(batch: Mapping[str, Any], encoders: AppearanceEncoders, known_f
         "blank": encoders.codec.blank(len(video), *video.shape[2:]),
         "text": encoders.text(batch["prompt"]),
         **({} if image is None else {"image": image}),
-        **({} if face is None else {"face": encoders.face(face, *latents.shape[:3:2])}),
+        **({} if face is None else {"face": encoders.face(face, len(latents), latents.shape[2])}),
         "known_frames": known_frames,
     }
     taken = ("video", "pose_video", "reference_image", "prompt", "face_video")
