@@ -12,7 +12,8 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
-from datamodules.appearance_sources import AppearanceSources, Clips, Size
+from datamodules.appearance_clips import Clips, Size
+from datamodules.appearance_sources import AppearanceSources
 from datamodules.appearance_windows import Batch, HeldOutBatches, HeldOutClips, TrainingClips, collate
 from datamodules.streams.bucket_order import BucketOrder
 from datamodules.streams.manifest import Manifest

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from datamodules.appearance_clips import AppearanceSamples
 from datamodules.appearance_corpora import appearance_manifest, not_appearance
-from datamodules.appearance_sources import AppearanceSamples
 from datamodules.streams.locks import exclusive
 from datamodules.streams.manifest import APPEARANCE_FORMAT, MANIFEST_NAME, Manifest, ShardEntry, SplitInfo
 from datamodules.streams.shard_file import ShardFile

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from datamodules.appearance_sources import Clips, Size
+from datamodules.appearance_clips import Clips, Size
 from datamodules.streams.bucket_order import BucketOrder, SameBucket
 from datamodules.streams.order import crop_start, keyed_bits
 from datamodules.streams.quarantine import substitute

@@ -112,7 +112,10 @@ def _bvh(options: argparse.Namespace) -> Any:
 
 def _order(options: argparse.Namespace) -> int:
     """Print a rank's keys."""
-    from datamodules.streams.order import DEFAULT_SHUFFLE_WINDOW, ElasticBatchSampler, check_ranks
+    from datamodules.streams.bucket_order import BucketOrder
+    from datamodules.streams.manifest import APPEARANCE_FORMAT
+    from datamodules.streams.mixture import MixtureOrder
+    from datamodules.streams.order import DEFAULT_SHUFFLE_WINDOW, ElasticBatchSampler, GlobalOrder, check_ranks
     from datamodules.streams.plan import rank_keys, training_order
     from datamodules.streams.shards import open_shards
 
@@ -125,10 +128,17 @@ def _order(options: argparse.Namespace) -> int:
     weights = options.weights or [1] * len(options.shards)
     if len(weights) != len(options.shards):
         raise ConfigError(f"{len(weights)} --weights for {len(options.shards)} --shards", expected="one for each")
-    indices = [open_shards(shards, check=False).index() for shards in options.shards]
+    opened = [open_shards(shards, check=False) for shards in options.shards]
+    indices = [shards.index() for shards in opened]
     check_ranks(sum(map(len, indices)), options.global_batch, options.world_size)
     window = DEFAULT_SHUFFLE_WINDOW if options.shuffle_window is None else options.shuffle_window
-    order = training_order(indices, weights, options.global_batch, options.seed, window)
+    order: GlobalOrder | MixtureOrder | BucketOrder
+    if opened[0].manifest.format == APPEARANCE_FORMAT:
+        from datamodules.appearance_clips import order_of_own_sizes
+
+        order = order_of_own_sizes(opened, weights, options.global_batch, options.seed, window)
+    else:
+        order = training_order(indices, weights, options.global_batch, options.seed, window)
     if options.start > order.samples_per_epoch:
         raise ConfigError(
             f"--start {options.start} lies beyond the epoch", expected=f"at most {order.samples_per_epoch} samples"

@@ -12,7 +12,7 @@ from macedance.errors import ConfigError
 
 _HELP = """\
 Autoencoder, text and image encoder come from MODEL in diffusers' layout: an Appearance Expert's folder, a pretrained
-pipeline, or a folder with vae/ alone. Frames, known frames and size stand in its config.json, or are given here.
+pipeline, or a folder with vae/ alone. Frames and known frames stand in its config.json, or are given here.
 A run that was stopped goes on where it stopped: a shard is whole or not there. Several machines share the work with
 --part; the last one to end writes the manifest.
 
@@ -79,7 +79,13 @@ def run(options: argparse.Namespace) -> int:
         part=part,
     )
     device = _device(options.device, torch)
-    encoders = AppearanceEncoders.from_folder(folder, text_dim=options.text_dim, text_tokens=options.text_tokens)
+    # Text and image encoders are far larger than the autoencoder, which Wan keeps in float32.
+    encoders = AppearanceEncoders.from_folder(
+        folder,
+        text_dim=options.text_dim,
+        text_tokens=options.text_tokens,
+        precision="float32" if device.type == "cpu" else "bfloat16",
+    )
     encoders.to(device)
     with Progress("clips encoded", 1) as bar:
         report = encode_corpus(options.shards, Path(options.out), encoders, settings, bar)
