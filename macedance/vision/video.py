@@ -20,6 +20,8 @@ from macedance.errors import DataError
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif")
 #: Frames decoded at once, unless another number is asked for: 720p frames of this many take 90 MB.
 CHUNK_FRAMES = 32
+#: A frame is out of step when it lasts longer or shorter than the others by this share, and a video when so many are.
+_UNEVEN, _UNEVEN_SHARE = 0.5, 0.02
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,11 @@ class Video:
 
     @classmethod
     def open(cls, path: str | Path) -> Video:
-        """A video file, of which the first picture was decoded.
+        """A video file, of which the first picture was decoded and the others' times were read.
 
         Raises:
-            DataError: The file is missing, empty, cut off or no video, or says no frame rate.
+            DataError: The file is missing, empty, cut off or no video, says no frame rate, or shows its frames at
+                uneven times, which would make every speed in it wrong.
         """
         path = Path(path)
         with _decoding(path) as (container, stream):
@@ -62,7 +65,7 @@ class Video:
             if not 0 < fps < 1000:
                 raise DataError(f"the video says {fps:g} frames per second", where=path, expected="a frame rate")
             height, width = _upright(first).shape[:2]
-            return cls(path.stem, fps, width, height, int(stream.frames) or None, path)
+        return cls(path.stem, fps, width, height, _shown_frames(path), path)
 
     @classmethod
     def from_frames(cls, frames_THW3: np.ndarray, fps: float, name: str = "") -> Video:
@@ -137,7 +140,7 @@ class Video:
                 count += 1
         if self.num_frames is not None and count < self.num_frames:
             raise DataError(
-                f"{count} of the {self.num_frames} frames that the file states can be decoded",
+                f"{count} of the {self.num_frames} frames that the file holds can be decoded",
                 where=path,
                 expected="a whole video",
                 fix="write or copy it again",
@@ -238,6 +241,36 @@ def same_format(videos: Sequence[Video]) -> tuple[float, int, int]:
             fix="bring them to one format, for example with ffmpeg -r and -s",
         )
     return next(iter(formats))
+
+
+def _shown_frames(path: Path) -> int | None:
+    """Frames that a player shows, None where the file does not state how many it holds.
+
+    Read from the packets, without decoding: a video cut without encoding it anew holds packets before its start that
+    are decoded and not shown.
+    """
+    with _decoding(path) as (container, stream):
+        packets = [packet for packet in container.demux(stream) if packet.dts is not None or packet.pts is not None]
+        stated = int(stream.frames)
+        times = sorted(float(p.pts * p.time_base) for p in packets if p.pts is not None and not p.is_discard)
+    if stated and len(packets) < stated:
+        raise DataError(
+            f"{len(packets)} of the {stated} frames that the file states are there",
+            where=path,
+            expected="a whole video",
+            fix="write or copy it again",
+        )
+    gaps = np.diff(np.array(times))
+    typical = float(np.median(gaps)) if len(gaps) else 0.0
+    uneven = np.abs(gaps - typical) > _UNEVEN * typical
+    if typical > 0 and uneven.mean() > _UNEVEN_SHARE:
+        raise DataError(
+            f"frames are shown for {gaps.min() * 1000:.0f} to {gaps.max() * 1000:.0f} ms: a variable frame rate",
+            where=path,
+            expected="evenly spaced frames, from which speeds can be computed",
+            fix="ffmpeg -i IN -vf fps=30 OUT",
+        )
+    return sum(not packet.is_discard for packet in packets) if stated else None
 
 
 @contextmanager

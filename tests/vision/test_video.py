@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -92,3 +93,48 @@ def test_frames_of_another_type_are_refused() -> None:
         Video.from_frames(np.zeros((3, 8, 8, 3)), 30)
     with pytest.raises(DataError, match="shape"):
         Video.from_frames(np.zeros((0, 8, 8, 3), dtype=np.uint8), 30)
+
+
+def remuxed(source: Path, out: Path, time_of: Callable[[int], int]) -> Path:
+    """The same packets at other times, in units of the stream."""
+    import av
+
+    with av.open(str(source)) as read, av.open(str(out), "w") as written:
+        stream = read.streams.video[0]
+        copied = written.add_stream_from_template(stream)
+        for packet in read.demux(stream):
+            if packet.dts is not None:
+                packet.pts, packet.dts = time_of(packet.pts), time_of(packet.dts)
+                packet.stream = copied
+                written.mux(packet)
+    return out
+
+
+def ticks_of_a_frame(path: Path, fps: int = 30) -> int:
+    import av
+
+    with av.open(str(path)) as container:
+        return int(1 / (fps * container.streams.video[0].time_base))
+
+
+def test_a_video_cut_without_encoding_it_anew_is_whole(tmp_path: Path) -> None:
+    source = write(tmp_path / "long.mp4", moving_square(24))
+    frame = ticks_of_a_frame(source)
+    video = Video.open(remuxed(source, tmp_path / "cut.mp4", lambda t: t - 8 * frame))
+    assert video.num_frames == 16
+    assert np.array_equal(video.frames(), Video.open(source).frames()[8:])
+
+
+def test_a_variable_frame_rate_is_refused(tmp_path: Path) -> None:
+    source = write(tmp_path / "even.mp4", moving_square(24))
+    middle = 12 * ticks_of_a_frame(source)
+    with pytest.raises(DataError, match="variable frame rate"):
+        Video.open(remuxed(source, tmp_path / "uneven.mp4", lambda t: t if t < middle else middle + 3 * (t - middle)))
+
+
+def test_a_file_cut_behind_its_index_is_refused_when_it_is_opened(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (40, 96, 96, 3), dtype=np.uint8)
+    path = write(tmp_path / "dance.mp4", noise)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    with pytest.raises(DataError, match=r"of the 40 frames.*dance\.mp4"):
+        Video.open(path)
