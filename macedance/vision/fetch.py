@@ -12,9 +12,17 @@ from http.client import HTTPException
 from pathlib import Path
 from tempfile import mkdtemp
 
-from macedance.errors import CheckpointError, DataError, TransportError
+from macedance.errors import DataError, TransportError
 from macedance.motion.atomic import write_atomically
-from macedance.vision.weights import PINS, KnownWeights, check_hashes, file_sha256, missing_files, weights_folder
+from macedance.vision.weights import (
+    PINS,
+    KnownWeights,
+    check_hashes,
+    check_pins,
+    file_sha256,
+    missing_files,
+    weights_folder,
+)
 
 #: Told (bytes read, bytes in all or 0).
 Told = Callable[[int, int], None]
@@ -48,7 +56,7 @@ def fetch(known: KnownWeights, root: str | Path | None = None, progress: Told | 
         _fetch_into(known, taken, progress)
         check_hashes(known, taken)
         found = {path.name: file_sha256(path) for path in sorted(taken.iterdir()) if path.is_file()}
-        _check_pins(known, folder, found)
+        check_pins(known, folder, found)
         for name in found:
             os.replace(taken / name, folder / name)
         write_atomically(folder / PINS, f"{json.dumps(found, indent=2)}\n".encode())
@@ -61,18 +69,22 @@ def fetch(known: KnownWeights, root: str | Path | None = None, progress: Told | 
 
 
 def verify(known: KnownWeights, root: str | Path | None = None) -> str:
-    """How sure one can be of a network that is there: ``published``, ``pinned`` or ``not pinned``.
+    """How sure one can be of a network that is there.
+
+    Returns:
+        ``published``; ``published, first digits`` where its publisher states no more of the hash; ``pinned``: what came
+        first; ``not pinned``: put there by hand.
 
     Raises:
         CheckpointError: A file is neither the published one nor the one pinned.
     """
     folder = weights_folder(known.name, root)
     check_hashes(known, folder)
-    pins = _pins(folder)
-    _check_pins(known, folder, {name: file_sha256(folder / name) for name in pins if (folder / name).is_file()})
+    pinned = check_pins(known, folder)
     if known.sha256:
-        return "published"
-    return "pinned" if pins else "not pinned"
+        whole = all(len(digits) == 64 for digits in known.sha256.values())
+        return "published" if whole else "published, first digits"
+    return "pinned" if pinned else "not pinned"
 
 
 def _fetch_into(known: KnownWeights, taken: Path, progress: Told | None) -> None:
@@ -122,26 +134,6 @@ def _fetch_file(address: str, path: Path, progress: Told | None) -> None:
         raise TransportError(f"{address} cannot be fetched ({_first_line(error)})", fix="try again") from error
     if total and done != total:
         raise TransportError(f"{address} broke off after {done} of {total} bytes", fix="try again")
-
-
-def _pins(folder: Path) -> dict[str, str]:
-    try:
-        content = json.loads((folder / PINS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return {str(name): str(value) for name, value in content.items()} if isinstance(content, dict) else {}
-
-
-def _check_pins(known: KnownWeights, folder: Path, found: dict[str, str]) -> None:
-    """Raise CheckpointError where a file is another one than that which was pinned."""
-    for name, pinned in _pins(folder).items():
-        if name in found and found[name] != pinned:
-            raise CheckpointError(
-                f"{known.what}: {name} is another file than the one that came first",
-                where=folder / name,
-                expected=f"sha256 {pinned}",
-                fix=f"remove {folder} and fetch it again, if you trust the new file",
-            )
 
 
 def _first_line(error: BaseException) -> str:

@@ -8,6 +8,7 @@ them; single files keep their published names.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -152,11 +153,11 @@ def present(name: str, root: str | Path | None = None) -> bool:
 
 
 def locate(name: str, root: str | Path | None = None) -> Path:
-    """The folder of a network that is complete and whose published hashes are right.
+    """The folder of a network that is complete and whose files are the published or the pinned ones.
 
     Raises:
         DependencyError: It is not there; says what it is for, its licence and how to get it.
-        CheckpointError: A file is another one than the published one.
+        CheckpointError: A file is another one than the published one, or than the one that was fetched.
     """
     known, folder = KNOWN[name], weights_folder(name, root)
     missing = missing_files(name, root)
@@ -168,7 +169,39 @@ def locate(name: str, root: str | Path | None = None) -> Path:
             fix=f"`macedance evaluate weights --download {name}`, or put them there",
         )
     check_hashes(known, folder)
+    check_pins(known, folder)
     return folder
+
+
+def check_pins(known: KnownWeights, folder: Path, found: Mapping[str, str] | None = None) -> bool:
+    """Compare files with those that came first; returns whether any was pinned.
+
+    Args:
+        known: The network.
+        folder: Its folder, with the pins.
+        found: Name -> sha256 of files elsewhere; None: those in the folder are read.
+
+    Raises:
+        CheckpointError: A file is another one, or the pins are damaged.
+    """
+    path = folder / PINS
+    if not path.is_file():
+        return False
+    try:
+        pins = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError("the pinned hashes cannot be read", where=path, fix=f"remove {folder}") from error
+    for name, pinned in pins.items():
+        file = folder / name
+        sha256 = found.get(name) if found is not None else file_sha256(file) if file.is_file() else None
+        if sha256 is not None and sha256 != pinned:
+            raise CheckpointError(
+                f"{known.what}: {name} is another file than the one that came first",
+                where=file,
+                expected=f"sha256 {pinned}",
+                fix=f"remove {folder} and fetch it again, if you trust the new file",
+            )
+    return bool(pins)
 
 
 def check_hashes(known: KnownWeights, folder: Path) -> None:

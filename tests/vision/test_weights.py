@@ -57,7 +57,8 @@ def test_a_file_is_fetched_whole_checked_and_pinned(server: tuple[str, Path], tm
     assert json.loads((folder / "pinned.json").read_text())["net.pth"] == hashlib.sha256(b"weights").hexdigest()
     assert present("net", tmp_path / "w")
     assert locate("net", tmp_path / "w") == folder
-    assert verify(a_network(address), tmp_path / "w") == "published"
+    assert verify(a_network(address), tmp_path / "w") == "published, first digits"
+    assert verify(a_network(address, digits=64), tmp_path / "w") == "published"
     assert [p.name for p in (tmp_path / "w").iterdir()] == ["net"]
 
 
@@ -86,6 +87,24 @@ def test_a_file_that_changed_since_it_was_pinned_is_refused_and_the_old_one_stay
     (folder / "net.pth").write_bytes(b"damaged")
     with pytest.raises(CheckpointError, match="another file"):
         verify(network, tmp_path / "w")
+
+
+def test_a_pinned_file_that_changed_is_not_used(
+    server: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, served = server
+    (served / "net.pth").write_bytes(b"first")
+    network = a_network(address, digits=0)
+    monkeypatch.setattr(registry, "KNOWN", {**KNOWN, "net": network})
+    folder = fetch(network, tmp_path / "w")
+    assert locate("net", tmp_path / "w") == folder
+    (folder / "net.pth").write_bytes(b"swapped")
+    with pytest.raises(CheckpointError, match="another file"):
+        locate("net", tmp_path / "w")
+    (folder / "net.pth").write_bytes(b"first")
+    (folder / "pinned.json").write_text("[1")
+    with pytest.raises(CheckpointError, match="pinned hashes"):
+        locate("net", tmp_path / "w")
 
 
 def test_a_server_without_the_file_is_said(server: tuple[str, Path], tmp_path: Path) -> None:
