@@ -21,7 +21,7 @@ WAN_VAE: dict[str, Any] = {
 }  # fmt: skip
 TRANSFORMER: dict[str, Any] = {
     "patch_size": [1, 2, 2], "num_attention_heads": 2, "attention_head_dim": 12, "text_dim": 32, "freq_dim": 16,
-    "ffn_dim": 32, "num_layers": 2, "image_dim": None, "added_kv_proj_dim": None, "rope_max_seq_len": 32,
+    "ffn_dim": 32, "num_layers": 2, "image_dim": None, "added_kv_proj_dim": None, "rope_max_seq_len": 96,
     "inject_face_latents_blocks": 2, "motion_encoder_size": 16, "motion_style_dim": 8, "motion_dim": 4,
     "motion_encoder_dim": 8, "face_encoder_hidden_dim": 16, "face_encoder_num_heads": 2,
     "motion_encoder_channel_sizes": {"4": 8, "8": 8, "16": 8},
@@ -72,3 +72,23 @@ def write_image_encoder(folder: Path, dim: int = 32, seed: int = 0) -> None:
     settings = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 32},
                 "crop_size": {"height": 32, "width": 32}}  # fmt: skip
     (folder / "image_processor" / "preprocessor_config.json").write_text(json.dumps(settings))
+
+
+def make_expert(
+    vae: Any = None, *, frames: int = 9, size: tuple[int, int] = (32, 48), image: bool = False, **config: Any
+) -> tuple[Any, Any, Any]:
+    """(network, encoders, config) of a toy with random weights and text without weights."""
+    from macedance.models.appearance_expert.codec import LatentCodec
+    from macedance.models.appearance_expert.encoders import AppearanceEncoders, HashedText
+    from macedance.models.appearance_expert.network import AppearanceExpert
+    from macedance.pipelines.appearance_config import AppearanceModelConfig
+
+    vae = make_vae() if vae is None else vae
+    transformer = {**TRANSFORMER, **(WITH_IMAGE if image else {})}
+    torch.manual_seed(1)
+    network = AppearanceExpert(transformer, factors(vae)).eval()
+    # Freshly made, the output layer gives next to nothing.
+    torch.nn.init.normal_(network.transformer.proj_out.weight, std=0.2)
+    encoders = AppearanceEncoders(LatentCodec(vae), HashedText(32, 5), face_size=16)
+    told: dict[str, Any] = {"fps": 15.0, "num_steps": 2, "known_frames": 1, **config}
+    return network, encoders, AppearanceModelConfig(transformer, factors(vae), frames=frames, size=size, **told)

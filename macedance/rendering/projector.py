@@ -109,11 +109,20 @@ class PoseProjector:
         Raises:
             DataError: Joints that are not finite, or no frame.
         """
+        dance, path, placement = self.placed(motion)
+        return pose_points(body_points(dance), path, self.width, self.height, placement, self.hands)
+
+    def placed(self, motion: Motion | JointClip) -> tuple[Dance, CameraPath, Placement]:
+        """The dancer of the reference's proportions at the driving video's rate, the camera, and where it is put.
+
+        Raises:
+            DataError: As ``keypoints``.
+        """
         dance = as_dance_at(motion, self.fps)
         if self._reference_K3 is not None:
             dance = proportions_of(self._reference_K3, dance).applied(dance)
         path = self.path(dance.joints_TJ3)
-        return pose_points(body_points(dance), path, self.width, self.height, self._placement(dance, path), self.hands)
+        return dance, path, self._placement(dance, path)
 
     def render(self, motion: Motion | JointClip) -> Video:
         """The pose video, drawn as it is looked at.

@@ -178,3 +178,14 @@ def test_damaged_folders_are_named(wan_folder: Path, tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(CheckpointError, match="autoencoder"):
         AppearanceEncoders.from_folder(tmp_path, text_dim=4)
+
+
+def test_no_frame_of_a_clip_is_dropped() -> None:
+    """diffusers encodes four frames at a time and forgets a rest."""
+    codec = LatentCodec(tiny.make_vae())
+    video = pixels(1, 3, 9, 16, 16)
+    whole = codec.encode(video)
+    for frames in range(1, 10):
+        latents = codec.encode(video[:, :, :frames])
+        assert torch.allclose(latents, whole[:, :, :frames], atol=1e-5)
+        assert codec.decode(latents).shape[2] == frames

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from macedance.models.appearance_expert.geometry import LatentGeometry
 
+#: Frames that AutoencoderKLWan encodes at once after the first.
+_ENCODED_AT_ONCE = 4
+
 
 class LatentCodec(nn.Module):
     """An AutoencoderKLWan with its latents brought to zero mean and unit variance by its configuration.
@@ -44,9 +47,16 @@ class LatentCodec(nn.Module):
             ConfigError: Pixels or frames that do not come out even.
         """
         self.geometry.check(*pixels_BCTHW.shape[2:])
+        frames = pixels_BCTHW.shape[2]
+        # diffusers encodes the first frame and then four at a time, and drops a rest whatever the temporal factor is.
+        beyond = -(frames - 1) % _ENCODED_AT_ONCE
+        if beyond:
+            held = pixels_BCTHW[:, :, -1:].expand(-1, -1, beyond, -1, -1)
+            pixels_BCTHW = torch.cat([pixels_BCTHW, held], dim=2)
         parameter = next(self.vae.parameters())
         latents: Tensor = self.vae.encode(pixels_BCTHW.to(parameter.device, parameter.dtype)).latent_dist.mode()
-        return self.standardised(latents.float())
+        # The autoencoder is causal: what was held changes nothing before it.
+        return self.standardised(latents[:, :, : self.geometry.latent_frames(frames)].float())
 
     def blank(self, batch: int, frames: int, height: int, width: int) -> Tensor:
         """Latents of a clip of which nothing is known: every pixel 0, as Wan-Animate marks it."""

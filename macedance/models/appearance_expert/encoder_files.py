@@ -148,15 +148,13 @@ def load_text(folder: Path, dim: int | None, tokens: int, precision: Precision) 
     return UMT5Text(encoder, tokenizer)
 
 
-def load_image(folder: Path, config: dict[str, Any], precision: Precision) -> ClipImage | None:
-    """The image encoder of a model folder; None where it holds none, or its transformer takes no features.
+def load_image(folder: Path, precision: Precision) -> ClipImage | None:
+    """The image encoder of a model folder; None where it holds none.
 
     Raises:
         CheckpointError: Missing or damaged weights.
     """
     if not (folder / IMAGE).is_dir():
-        return None
-    if config and config.get("image_dim") is None:
         return None
     from transformers import CLIPVisionModel
 

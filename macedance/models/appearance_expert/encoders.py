@@ -59,9 +59,10 @@ class AppearanceEncoders(nn.Module):
         source: str | Path,
         *,
         text_dim: int | None = None,
-        text_tokens: int = 16,
+        text_tokens: int = HashedText.TOKENS,
         face_size: int | None = None,
         patch: int | None = None,
+        with_image: bool | None = None,
         precision: Precision = "float32",
         vae_precision: Precision = "float32",
     ) -> AppearanceEncoders:
@@ -77,6 +78,7 @@ class AppearanceEncoders(nn.Module):
             text_tokens: Its tokens.
             face_size: Pixels of one side of the face video, the transformer's ``motion_encoder_size``.
             patch: Latent rows and columns to a token, of the transformer.
+            with_image: Load the image encoder, if there is one; None: if the transformer takes its features.
             precision: Of text and image encoder.
             vae_precision: Of the autoencoder: in float32 as Wan keeps it, or bfloat16 where memory is short.
 
@@ -90,7 +92,8 @@ class AppearanceEncoders(nn.Module):
         patch_size = patch or int((config.get("patch_size") or (1, 2, 2))[-1])
         codec = LatentCodec(load_vae(folder, vae_precision), patch_size)
         text = load_text(folder, text_dim or config.get("text_dim"), text_tokens, precision)
-        image = load_image(folder, config, precision)
+        takes_image = (not config or config.get("image_dim") is not None) if with_image is None else with_image
+        image = load_image(folder, precision) if takes_image else None
         size = face_size or int(config.get("motion_encoder_size") or 512)
         encoders = cls(codec, text, image, size)
         if config:

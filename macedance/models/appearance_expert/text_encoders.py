@@ -52,9 +52,18 @@ class HashedText(TextEncoder):
         tokens: Of every prompt.
     """
 
-    def __init__(self, dim: int, tokens: int = 16) -> None:
+    #: Tokens, where nothing else is said.
+    TOKENS = 16
+
+    def __init__(self, dim: int, tokens: int = TOKENS) -> None:
         super().__init__()
         self.dim, self.tokens = dim, tokens
+
+    @staticmethod
+    def sizes(identity: str) -> tuple[int, int] | None:
+        """Width and tokens of the one that an identity is of; None where it is of another text encoder."""
+        found = re.fullmatch(r"words-(\d+)-(\d+)", identity)
+        return None if found is None else (int(found[1]), int(found[2]))
 
     def forward(self, prompts: Sequence[str]) -> Tensor:
         """Embeddings (B, N, D) on the CPU, standard normal where there is a word."""
