@@ -16,7 +16,7 @@ from torch import Tensor
 from macedance.appearance_data.latents import EncodedInfo, save_tensors
 from macedance.appearance_data.samples import RawClip
 from macedance.appearance_data.windows import Bucket, read_window, reference_choices, references_of
-from macedance.errors import ConfigError, DataError
+from macedance.errors import CheckpointError, ConfigError, DataError
 from macedance.models.appearance_expert.encoders import AppearanceEncoders
 
 _KEY_LENGTH = 73
@@ -133,6 +133,7 @@ def encode_windows(
 
     Raises:
         DataError: Encoders that give numbers that are not finite.
+        CheckpointError: An autoencoder whose latents are not what its configuration says.
     """
     device, dtype = encoders.device, getattr(torch, info.precision)
     video, pose = (
@@ -149,11 +150,9 @@ def encode_windows(
     }
     made, expected = tuple(together["latents"].shape[1:]), info.shape(*windows[0].video_THW3.shape[1:3])
     if made != expected:
-        raise ConfigError(
+        raise CheckpointError(
             f"the autoencoder makes latents of shape {made} of {info.frames} frames",
-            where="--frames",
-            expected=f"{expected}",
-            fix="use 1 + a multiple of 4 frames: diffusers' autoencoder leaves out the rest",
+            expected=f"{expected}, as its configuration says",
         )
     samples = []
     for row, window in enumerate(windows):
