@@ -27,6 +27,12 @@ _FACE: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] 
     "lear": ((0.085, 0.078, 0.005), (1.0, 0.0, 0.0)),
     "rear": ((-0.085, 0.078, 0.005), (-1.0, 0.0, 0.0)),
 }
+#: COCO's 17 points, by their names in BODY_20; those of the face are the first.
+COCO_17: tuple[str, ...] = (
+    "nose", "leye", "reye", "lear", "rear", "lshoulder", "rshoulder", "lelbow", "relbow", "lwrist", "rwrist", "lhip",
+    "rhip", "lknee", "rknee", "lankle", "rankle",
+)  # fmt: skip
+_COCO_ROWS = [BODY_20.index(name) for name in COCO_17]
 #: Tip between the big and the small toe, from the ball of the foot.
 _TOE_TIP_M = np.array([0.0, -0.01, 0.065])
 #: An ear is still seen from in front, at the edge of the head: what faces away further than this is hidden.
@@ -47,6 +53,10 @@ class BodyPoints:
     left_hand: np.ndarray
     right_hand: np.ndarray
     normals: np.ndarray
+
+    def coco(self) -> tuple[np.ndarray, np.ndarray]:
+        """COCO's points (T, 17, 3), and the directions (T, 5, 3) in which those of the face, the first ones, look."""
+        return self.body[:, _COCO_ROWS], self.normals[:, _COCO_ROWS[: len(_FACE)]]
 
 
 def body_points(dance: Dance) -> BodyPoints:

@@ -16,6 +16,7 @@ import numpy as np
 from macedance.errors import ConfigError
 from macedance.motion.files import JointClip, Motion, checked_fps
 from macedance.rendering.body import Dance, MannequinBody
+from macedance.rendering.body_points import HIDDEN_BELOW, body_points
 from macedance.rendering.camera import CameraPath, View, fixed_camera, follow_camera
 from macedance.rendering.frames import as_dance, check_picture_size, dance_frames
 from macedance.rendering.rasteriser import Backend, check_backend
@@ -26,18 +27,6 @@ from macedance.vision.video import Video
 #: A dance that can be shown: with rotations, or of joint positions alone.
 Danced = Motion | JointClip
 Camera = Literal["fixed", "follow"]
-
-#: Joint of the skeleton for COCO's shoulders, elbows, wrists, hips, knees and ankles, left before right.
-COCO_JOINTS: tuple[int, ...] = (16, 17, 18, 19, 20, 21, 1, 2, 4, 5, 7, 8)
-_HEAD = 15
-#: COCO's nose, eyes and ears on the mannequin's head, metres from the head joint in the rest pose, and where the skin
-#: faces there: a point that faces away from the camera is hidden by the head itself.
-_FACE_M = np.array(
-    [[0.0, 0.060, 0.118], [0.031, 0.092, 0.095], [-0.031, 0.092, 0.095], [0.085, 0.078, 0.005], [-0.085, 0.078, 0.005]]
-)
-_FACE_NORMALS = np.array([[0.0, 0.0, 1.0], [0.3, 0.0, 0.95], [-0.3, 0.0, 0.95], [1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]])
-#: An ear is seen from in front too, at the edge of the head.
-_HIDDEN_BELOW = -0.25
 
 
 @runtime_checkable
@@ -153,7 +142,7 @@ class MeshDancer:
         """
         dance = self._dance(at_rate(motion, self.fps))
         path = self._path(dance.joints_TJ3)
-        points_TK3, normals_TF3 = _coco_points(dance)
+        points_TK3, normals_TF3 = body_points(dance).coco()
         keypoints = np.empty((len(points_TK3), points_TK3.shape[1], 3), dtype=np.float32)
         for frame in range(len(points_TK3)):
             keypoints[frame] = self._seen(points_TK3[frame], normals_TF3[frame], path.view(frame))
@@ -166,7 +155,7 @@ class MeshDancer:
         faces = len(normals_F3)
         to_eye = view.eye - points_K3[:faces]
         to_eye /= np.linalg.norm(to_eye, axis=1, keepdims=True)
-        inside[:faces] &= (to_eye * normals_F3).sum(axis=1) > _HIDDEN_BELOW
+        inside[:faces] &= (to_eye * normals_F3).sum(axis=1) > HIDDEN_BELOW
         return np.concatenate([pixels_K2, inside[:, None]], axis=1)
 
     def _dance(self, motion: Danced) -> Dance:
@@ -210,12 +199,3 @@ def at_rate(motion: Danced, fps: float) -> Danced:
 def joints_of(motion: Danced) -> np.ndarray:
     """Joint positions (T, 24, 3), metres: the rotations' own, as they are drawn, or those that are given."""
     return motion.joint_positions() if isinstance(motion, Motion) else motion.joints
-
-
-def _coco_points(dance: Dance) -> tuple[np.ndarray, np.ndarray]:
-    """COCO's points (T, 17, 3) of the drawn body, metres, and the directions (T, 5, 3) in which the face's look."""
-    head_T33 = dance.transforms(slice(None))[:, _HEAD].astype(np.float64)
-    face_TF3 = dance.joints_TJ3[:, _HEAD, None] + np.einsum("tab,fb->tfa", head_T33, _FACE_M)
-    normals_TF3 = np.einsum("tab,fb->tfa", head_T33, _FACE_NORMALS)
-    normals_TF3 /= np.linalg.norm(normals_TF3, axis=-1, keepdims=True)
-    return np.concatenate([face_TF3, dance.joints_TJ3[:, COCO_JOINTS]], axis=1), normals_TF3

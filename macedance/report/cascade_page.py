@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from macedance.metrics.cascade.differences import MIN_GATE_PAIRS, MOST_LEFT_OUT
 from macedance.metrics.cascade.scores import DISTANCE, GAP_PREFIX, GENERATED, GROUND_TRUTH, REAL, VIDEO_KEYPOINTS
 from macedance.metrics.protocol_result import ProtocolResult
 from macedance.report.cascade_plots import dose_response, doses, gap_over_distance
-from macedance.report.cascade_text import cascade_remarks, gap_arms, gap_text, measured_keys
+from macedance.report.cascade_text import cascade_remarks, gap_arms, gap_text, measured_keys, verdict_text
 from macedance.report.metric_texts import text_of
 from macedance.report.page import Cell, Page
 from macedance.report.protocol_page import add_measured, add_summary
@@ -53,9 +54,10 @@ def write_cascade_page(
     page.add_text(
         "One renderer, driven by true, generated and disturbed motion; same clips, same reference images, same seed. A "
         "gap is the mean over clips of an arm's value less that of the true motion's arm, with its 95% interval by "
-        "resampling clips. What the renderer gets wrong on true motion too is in no gap. Pose adherence and contact "
-        "compare each video with what drove it, so that they judge the renderer, not the dance; contact_error is a "
-        "share of contacts, and near 1 where a motion hardly stands on the floor."
+        f"resampling clips (below {MIN_GATE_PAIRS} pairs Student's t). What the renderer gets wrong on true motion too "
+        "is in no gap. Pose adherence and contact compare each video with what drove it, so that they judge the "
+        "renderer, not the dance; contact_error is a share of contacts, and near 1 where a motion hardly stands on the "
+        "floor."
     )
     _add_gates(page, result)
     _add_gaps(page, result)
@@ -87,14 +89,15 @@ def _add_gates(page: Page, result: ProtocolResult) -> None:
             entry["gate"],
             gap_text(entry) or "–",
             entry.get("n", 0),
-            entry["verdict"] or f"not measured: {entry['reason']}",
+            verdict_text(entry),
         )
         for _, entry in judged
     ]
     page.add_table(
         ("gap must be", "gap of the generated arm", "clips", "verdict"),
         rows,
-        "Passed or failed where the whole interval lies on one side of the limit.",
+        f"Passed or failed where the whole interval lies on one side of the limit; by at least {MIN_GATE_PAIRS} pairs, "
+        f"and where at most {MOST_LEFT_OUT:.0%} of them have no value.",
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from macedance.metrics.cascade.scores import DISTANCE, GAP_PREFIX, GENERATED, GROUND_TRUTH, verdicts
+from macedance.metrics.cascade.scores import DISTANCE, GAP_PREFIX, GENERATED, GROUND_TRUTH
 from macedance.metrics.protocol_result import ProtocolResult
 from macedance.metrics.statistics import Entry
 from macedance.report.page import format_cell
@@ -42,6 +42,13 @@ def gap_text(entry: Entry) -> str:
     return text if not interval else f"{text} ({' .. '.join(format_cell(float(end)) for end in interval)})"
 
 
+def verdict_text(entry: Entry) -> str:
+    """The verdict of a gap's gate, with the reason where there is none or pairs are too few."""
+    if entry.get("verdict") is None:
+        return f"not measured: {entry.get('reason', 'no value')}"
+    return f"{entry['verdict']}: {entry['verdict_reason']}" if "verdict_reason" in entry else str(entry["verdict"])
+
+
 def cascade_table(result: ProtocolResult) -> str:
     """True and generated motion's values and the gap, a line a key; then the verdict of each gate."""
     gaps = result.presets.get(f"{GAP_PREFIX}{GENERATED}", {})
@@ -58,7 +65,7 @@ def cascade_table(result: ProtocolResult) -> str:
     others = [arm for arm in gap_arms(result) if arm != GENERATED]
     if others:
         lines += ["", f"gaps of {', '.join(others)}: in the JSON and on the page"]
-    judged = [f"  {gate}: {verdict or 'not measured'}" for gate, verdict in verdicts(result).items()]
+    judged = [f"  {entry['gate']}: {verdict_text(entry)}" for entry in gaps.values() if "gate" in entry]
     return "\n".join([*lines, "", "gates of the generated arm", *judged] if judged else lines)
 
 

@@ -76,7 +76,7 @@ def test_json_page_and_videos_of_all_arms(
     assert evaluate(*folders, *options, "--json", str(tmp_path / "c.json"), "--out", str(out)) == 0
     said = capsys.readouterr()
     assert "gap (95% interval)" in said.out
-    assert "person_motion < +0.5: passed" in said.out
+    assert "person_motion < +0.5: undecided: 3 pairs" in said.out
     assert "no arm video_keypoints: MeshDancer is driven by motion in space" in said.err
     assert "--keypoints none" in said.err
     result = read_protocol(tmp_path / "c.json")
@@ -90,7 +90,7 @@ def test_json_page_and_videos_of_all_arms(
         },
     }  # fmt: skip
     slides = [result.presets[f"gap_foot_slide_{n}"]["motion_foot_skating"]["value"] for n in (1, 3)]
-    assert slides[1] is None or slides[0] is None or slides[0] <= slides[1]
+    assert 0 < slides[0] < slides[1]
     assert result.presets["generated"]["motion_distance"]["value"] > 0
     assert result.presets["generated"]["pck_10"]["value"] is None
     page = (out / "index.html").read_text()

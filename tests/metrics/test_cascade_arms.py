@@ -21,13 +21,16 @@ from macedance.metrics.cascade import (
     gap_values,
     merge_scores,
 )
+from macedance.metrics.cascade.arms import MOTION_KEYS
 from macedance.metrics.cascade.available import available_judges, available_looker
-from macedance.metrics.cascade.judges import NO_DRIVING, ArmClip
+from macedance.metrics.cascade.judges import NO_DRIVING, ArmClip, FootContact
 from macedance.metrics.cascade.pixels import OTHER_DANCE, pixel_scores
 from macedance.metrics.cascade.sets import WindowLooker
+from macedance.metrics.honest.person_motion import VideoMotion
 from macedance.metrics.protocol_result import protocol_text, read_protocol, write_protocol
 from macedance.motion.files import JointClip, Motion
 from macedance.rendering.motion_to_video import MeshDancer
+from macedance.vision.keypoints import VideoKeypoints
 from macedance.vision.video import Video
 
 NAMES = ("a", "b", "c", "d")
@@ -74,7 +77,7 @@ def test_the_whole_comparison(truth: dict[str, Motion], tmp_path: Path) -> None:
     assert (gap["n"], len(gap["ci95"])) == (4, 2)
     assert gap["regression"]["n"] == 4
     assert gap["wilcoxon_p"] is None
-    assert result.presets["gap_generated"]["pck_10"]["verdict"] == "failed"
+    assert result.presets["gap_generated"]["pck_10"]["verdict"] == "undecided"
     assert gap_values(result)["keypoint_error"] == gap["value"]
     # What cannot be measured is there, null, with its reason.
     assert values["face_similarity"] == {"value": None, "n": 0, "reason": "no weights of AuraFace"}
@@ -184,6 +187,15 @@ def test_a_renderer_that_takes_keypoints_has_the_arm_of_the_true_videos(truth: d
     assert dict(arm.left_out) == {"d": "no true video"}
     # The stand-in sees the same keypoints in the dots as in the true video: it is its own driving motion.
     np.testing.assert_array_equal(arm.values["pck_05"], np.ones(3))
+    # Contact is judged by the true motion, which has not driven it: it has no jerk of a driving motion, nor a gap of 0.
+    assert not np.isnan(arm.values["contact_error"]).all()
+    result = evaluate_cascade(cascade, truth, resamples=20)
+    for key in MOTION_KEYS:
+        for preset in ("video_keypoints", "gap_video_keypoints", "gap_real"):
+            assert result.presets[preset][key]["value"] is None, (preset, key)
+        assert "driven by keypoints" in result.presets["gap_video_keypoints"][key]["reason"]
+    assert result.presets["video_keypoints"]["motion_distance"]["value"] is None
+    assert result.presets["gap_generated"]["motion_jerk"]["value"] == 0.0
     nobody = Cascade(
         [CascadeClip("z", truth["a"], video=videos["a"])], by, judges_of(Clairvoyant({})), perturbations=()
     )
@@ -239,6 +251,22 @@ def test_a_video_of_other_frames_than_its_keypoints_names_the_clip(truth: dict[s
 
     with pytest.raises(DataError, match=r"driving keypoints.*; at a"):
         make(truth, renderer(Hasty), perturbations=()).fixed_arms()
+
+
+def test_a_source_that_leaves_frames_out_is_refused_by_name(truth: dict[str, Motion]) -> None:
+    class Blinking(Clairvoyant):
+        def __call__(self, video: Video, progress: Any = None) -> VideoKeypoints:
+            found = super().__call__(video)
+            return replace(found, keypoints=found.keypoints[:5], boxes=found.boxes[:5], persons=found.persons[:5])
+
+    by = renderer()
+    video = replace(by.render(truth["a"], by.reference_image(truth["a"])), name="a")
+    source = Blinking({"a": by.driving_keypoints(truth["a"])})
+    contact = FootContact([ArmClip("a", video, np.zeros((8, 8, 3), np.uint8), truth["a"])], source)
+    with pytest.raises(DataError, match=r"keypoints of 5 frames for a video of more than.*; at a"):
+        contact.update(video, 0)
+    with pytest.raises(DataError, match="5 boxes for a video of more than"):
+        VideoMotion(source).update(video, 0)
 
 
 def test_what_this_machine_has_weights_for_judges_and_the_rest_says_why(

@@ -4,12 +4,16 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import linregress
+import torch
+from scipy.stats import linregress, sem, t
 
 from macedance.errors import ConfigError, DataError
+from macedance.metrics.animation.video_sets import Reporting
 from macedance.metrics.cascade import ArmScores, Gate, gap_entry, gap_values, merge_scores, parse_gate, verdicts
 from macedance.metrics.cascade.differences import regression, signed_ranks
 from macedance.metrics.cascade.scores import GENERATED, GROUND_TRUTH, cascade_result, motion_distances
+from macedance.metrics.cascade.sets import set_gaps
+from macedance.metrics.functional.video_frechet import FeatureSet
 from macedance.metrics.presets import CLEAN
 
 
@@ -78,8 +82,45 @@ def test_a_gate_is_judged_by_the_whole_interval(shift: float, higher: bool, verd
     difference += shift - difference.mean()
     gate = Gate("pck_10", -0.02 if higher else 0.02, higher)
     assert gap_entry(difference, np.zeros(30), gate=gate)["verdict"] == verdict
-    # One clip is never enough, whatever its value.
-    assert gap_entry(difference[:1], np.zeros(1), gate=gate)["verdict"] == "undecided"
+    # Whatever the value, few clips are never enough, nor those that are left where many have none.
+    for few in (1, 2, 9):
+        entry = gap_entry(shift + np.zeros(few), np.zeros(few), gate=gate)
+        assert entry["verdict"] == "undecided"
+        assert entry["verdict_reason"].startswith(f"{few} pairs")
+    assert gap_entry(difference[:10] - difference[:10].mean() + shift * 9, np.zeros(10), gate=gate)["verdict"] != (
+        "undecided" if shift in (0.0, 0.06) else "passed"
+    )
+    holes = np.full(200, np.nan)
+    holes[:30] = shift
+    entry = gap_entry(holes, np.zeros(200), gate=gate)
+    assert (entry["verdict"], entry["verdict_reason"][:16]) == ("undecided", "170 of 200 pairs")
+    holes[:180] = 1.0 if higher else -1.0
+    assert gap_entry(holes, np.zeros(200), gate=gate)["verdict"] == "passed"
+
+
+def test_of_few_pairs_the_interval_is_student_s() -> None:
+    rng = np.random.default_rng(4)
+    for n in (2, 3, 5, 9):
+        # 95% of such intervals have the true mean, 0, in them; of the bootstrap's .51 to .89.
+        drawn = [gap_entry(rng.normal(size=n), np.zeros(n), resamples=2)["ci95"] for _ in range(600)]
+        covered = np.mean([low <= 0 <= high for low, high in drawn])
+        assert 0.93 < covered < 0.97, n
+    difference = rng.normal(size=7)
+    found = gap_entry(difference, np.zeros(7))
+    known = t.interval(0.95, 6, loc=difference.mean(), scale=sem(difference))
+    assert found["ci95"] == pytest.approx(list(known))
+    assert found["interval"] == "Student's t"
+    assert "interval" not in gap_entry(rng.normal(size=10), np.zeros(10))
+    assert "ci95" not in gap_entry(difference, np.zeros(7), resamples=0)
+
+
+def test_sets_without_a_clip_in_common_have_no_gap_and_say_so() -> None:
+    """The real videos are of other clips than those that the arm has windows of."""
+    rng = np.random.default_rng(5)
+    sets = [FeatureSet(torch.from_numpy(rng.normal(size=(4, 2))), np.arange(4) + 10 * k) for k in range(3)]
+    gaps = set_gaps(*sets, Reporting())
+    assert gaps["fvd"]["value"] is gaps["kvd"]["value"] is None
+    assert "0 clips in all" in gaps["fvd"]["reason"]
 
 
 def test_gates_are_read_from_text() -> None:
@@ -107,7 +148,7 @@ def test_arms_become_presets_with_gaps_reasons_and_verdicts() -> None:
     assert result.inputs["absent_arms"] == {"video_keypoints": "no depth"}
     assert result.per_clip[GENERATED]["pck_10"] == {"a": 0.8, "b": 0.7}
     assert gap_values(result) == {"pck_10": pytest.approx(-0.1)}
-    assert verdicts(result) == {"pck_10 > -0.02": "failed"}
+    assert verdicts(result) == {"pck_10 > -0.02": "undecided"}
     with pytest.raises(DataError, match="ground-truth"):
         result_of(worse)
 

@@ -9,10 +9,9 @@ from rendering_dances import make_dance, standing
 from macedance.demo.songs import GENRES
 from macedance.errors import ConfigError, DataError
 from macedance.motion.files import JointClip, Motion
-from macedance.rendering import KeypointRenderer, MeshDancer, MotionRenderer, outfit_for
+from macedance.rendering import KeypointRenderer, MeshDancer, MotionRenderer, body_points, outfit_for
 from macedance.rendering.camera import fixed_camera
 from macedance.rendering.frames import dance_frames
-from macedance.rendering.motion_to_video import COCO_JOINTS
 from macedance.rendering.reference_outfit import lab_from_rgb, nearest_outfit
 from macedance.rendering.scene import OUTFITS
 
@@ -74,7 +73,16 @@ def test_keypoints_are_the_joints_and_left_is_on_the_right_of_the_picture() -> N
     assert (left[:, 0] > right[:, 0]).all()
     assert points[1, 0] > points[0, 0] > points[2, 0]
     assert points[0, 1] < points[5, 1] < points[11, 1] < points[13, 1] < points[15, 1]
-    assert len(COCO_JOINTS) == 12
+
+
+def test_the_face_is_where_pose_drawings_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One home of the face's points: moved there, they move here."""
+    before = dancer().driving_keypoints(standing())[0]
+    (x, y, z), normal = body_points._FACE["nose"]
+    monkeypatch.setitem(body_points._FACE, "nose", ((x, y + 0.2, z), normal))
+    after = dancer().driving_keypoints(standing())[0]
+    assert after[0, 1] < before[0, 1] - 3
+    np.testing.assert_array_equal(after[1:], before[1:])
 
 
 def test_a_face_that_is_turned_away_is_not_seen() -> None:

@@ -16,7 +16,7 @@ import torch
 from macedance.errors import DataError
 from macedance.metrics.cascade.judges import ArmClip, Judges
 from macedance.metrics.cascade.pixels import OTHER_DANCE, PIXEL_KEYS, pixel_scores
-from macedance.metrics.cascade.scores import GENERATED, GROUND_TRUTH, REAL, VIDEO_KEYPOINTS, ArmScores
+from macedance.metrics.cascade.scores import DISTANCE, GENERATED, GROUND_TRUTH, REAL, VIDEO_KEYPOINTS, ArmScores
 from macedance.metrics.cascade.sets import SET_KEYS, WindowLooker, looked_at
 from macedance.metrics.honest.adherence import to_resolution
 from macedance.metrics.keypoint_clips import keypoint_clip
@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 MOTION_KEYS: dict[str, str] = {
     "motion_foot_skating": "foot_skating", "motion_pfc": "pfc", "motion_jerk": "jerk", "motion_bas": "bas",
 }  # fmt: skip
+#: Arms that no motion has driven -> what did.
+_UNDRIVEN: dict[str, str] = {
+    REAL: "no motion has driven the true video",
+    VIDEO_KEYPOINTS: "driven by keypoints, not by a motion",
+}
 #: What disturbs the ground truth, unless others are asked for.
 DEFAULT_PERTURBATIONS: tuple[str, ...] = ("noise", "jitter", "foot_slide")
 #: Called with (arm, clips done, clips in all).
@@ -226,12 +231,14 @@ class Cascade:
         windows, why = looked_at(self.looker, rendered)
         if why:
             reasons |= dict.fromkeys(SET_KEYS, why)
-        motion_values, features = motion_scores([clip.motion if arm != REAL else None for clip in rendered])
+        # Contact is judged in the other two arms too, by the true motion, which has driven neither.
+        undriven = _UNDRIVEN.get(arm, "")
+        motion_values, features = motion_scores([None if undriven else clip.motion for clip in rendered])
         return ArmScores(
             arm,
             tuple(clip.name for clip in rendered),
             values | motion_values,
-            reasons | dict.fromkeys(MOTION_KEYS, "no driving motion, or nothing of it to measure"),
+            reasons | dict.fromkeys([*MOTION_KEYS, DISTANCE], undriven or "nothing of the driving motion to measure"),
             left_out,
             "",
             features,

@@ -150,7 +150,7 @@ class FootContact(PerVideoMetric):
         return super().settings | {"keypoints": self.source.name, **self.source.settings}
 
     def scorer(self, video: Video) -> FrameScorer:
-        """A scorer of the video of one of the clips."""
+        """A scorer of the video of one of the clips; raises DataError where the source leaves frames out."""
         return _ContactScorer(self._motions[video.name], video, self.source(video))
 
 
@@ -158,7 +158,7 @@ class _ContactScorer:
     """Follows the camera while the pictures pass; the keypoints are known."""
 
     def __init__(self, motion: Danced | None, video: Video, found: VideoKeypoints) -> None:
-        self._motion, self._fps, self._boxes = motion, video.fps, found.boxes
+        self._motion, self._fps, self._boxes, self._name = motion, video.fps, found.boxes, video.name
         self._detected = coco_keypoints(keypoint_clip(found))
         self._flow = PairFlow(video.fps)
         self._shifts = np.zeros((max(0, len(self._detected) - 1), 2))
@@ -168,6 +168,12 @@ class _ContactScorer:
             return
         for pair in self._flow.add(frames_TCHW.permute(0, 2, 3, 1).cpu().numpy()):
             steps = pair.second_frame - pair.first_frame
+            if pair.second_frame >= len(self._boxes):
+                raise DataError(
+                    f"keypoints of {len(self._boxes)} frames for a video of more than {pair.second_frame}",
+                    where=self._name,
+                    expected="one for each frame",
+                )
             box = self._boxes[pair.first_frame] * pair.scale
             self._shifts[pair.first_frame : pair.second_frame] = (
                 camera_motion(pair.forward_hw2, box) / pair.scale / steps

@@ -98,12 +98,12 @@ def set_gaps(
     t = r if truth is reference else _only(truth, shared)
     n, dims = min(len(one.features) for one in (x, t, r)), r.features.shape[1]
     entries: dict[str, Entry] = {key: {"value": None, "n": n, "n_clips": len(shared)} for key in SET_KEYS}
-    counts = np.random.default_rng(reporting.seed).multinomial(
-        len(shared), np.full(len(shared), 1.0 / max(1, len(shared))), size=reporting.resamples
-    )
     if len(shared) < 3:
         reason = f"{len(shared)} clips in all of the arm, the ground truth's and the reference: at least 3 are needed"
         return {key: entry | {"reason": reason} for key, entry in entries.items()}
+    counts = np.random.default_rng(reporting.seed).multinomial(
+        len(shared), np.full(len(shared), 1.0 / len(shared)), size=reporting.resamples
+    )
     entries["kvd"] |= _kernel_gap(x, t, r, counts)
     if n < dims and not reporting.allow_small_n:
         reason = f"{n} windows are fewer than the {dims} features: the distance would be mostly noise"
