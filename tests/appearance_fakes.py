@@ -172,3 +172,30 @@ def save_base(folder: Path, seed: int = 0) -> Path:
         torch.manual_seed(seed)
         AppearanceExpert(TRANSFORMER, VAE).transformer.save_pretrained(folder / "transformer")
     return folder
+
+
+class SaveWhole(pl.Callback):
+    """At the end of training every parameter of the network, whole and as it is computed with, in one file.
+
+    Args:
+        path: The file, safetensors.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Gather and save; all ranks call it."""
+        from safetensors.torch import save_file
+
+        found = {}
+        for name, parameter in pl_module.network.named_parameters():
+            if hasattr(parameter, "ds_id"):
+                import deepspeed
+
+                with deepspeed.zero.GatheredParameters([parameter]):
+                    found[name] = parameter.detach().clone()
+            else:
+                found[name] = parameter.detach().clone()
+        if trainer.is_global_zero:
+            save_file(found, self.path)

@@ -72,6 +72,11 @@ class AppearanceExpert(nn.Module):
         else:
             self.transformer = _loaded(weights, arguments, precision)
 
+    def __repr__(self) -> str:
+        # DeepSpeed prints what it has sharded, and the layers of diffusers' motion encoder fail at that.
+        told = self.transformer.config
+        return f"AppearanceExpert({told['num_layers']} layers, {told['num_attention_heads']} heads)"
+
     @property
     def face_size(self) -> int:
         """Pixels of one side of the face video."""

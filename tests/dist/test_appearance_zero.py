@@ -1,0 +1,97 @@
+"""Stages of the Appearance Expert under ZeRO-3 on two ranks: what changes, what does not, what is saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from appearance_fakes import TRANSFORMER, VAE, run_config, save_base, write_config
+from dist_runs import DistRun, Stop, assert_close_losses
+from safetensors.torch import load_file
+from zygote import Zygote
+
+from macedance.models.appearance_expert.network import AppearanceExpert
+from macedance.pipelines.checkpoint_content import read_checkpoint
+
+BLOCKS = ["transformer.blocks.*", "transformer.face_adapter.*"]
+ZERO3 = ("--config=strategies/zero3", "--trainer.strategy.init_args.keep_whole_below=0")
+#: Bytes of a checkpoint's files that are no numbers.
+OVERHEAD = 150_000
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def adapter(base: Path, zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of a first stage on one rank."""
+    run = start(zygote, tmp_path_factory.mktemp("first"), "kinematic", base)
+    return run.newest()
+
+
+def start(
+    zygote: Zygote, folder: Path, stage: str, base: Path, source: Path | None = None, *more: str, ranks: int = 1
+) -> DistRun:
+    config = run_config(stage, base, init_from=source, activation_checkpointing=BLOCKS if ranks > 1 else None)
+    saver = {"class_path": "tests.appearance_fakes.SaveWhole", "init_args": {"path": str(folder / "whole.safetensors")}}
+    config["trainer"]["callbacks"] = [{"class_path": "dist_recorder.Recorder"}, saver]
+    arguments = [write_config(folder, config), *(ZERO3 if ranks > 1 else ()), *more]
+    run = DistRun(zygote, folder, arguments, ranks=ranks, launcher=ranks > 1)
+    run.run()
+    return run
+
+
+@pytest.mark.parametrize("stage", ["kinematic", "aesthetic"])
+def test_two_ranks_change_a_stage_s_tensors_and_no_other_bit(
+    stage: str, base: Path, adapter: Path, zygote: Zygote, tmp_path: Path
+) -> None:
+    source = adapter if stage == "aesthetic" else None
+    single = start(zygote, tmp_path / "single", stage, base, source)
+    sharded = start(zygote, tmp_path / "sharded", stage, base, source, ranks=2)
+    assert_close_losses(single, sharded, 1e-5)
+
+    before = dict(AppearanceExpert(TRANSFORMER, VAE, weights=str(base)).state_dict())
+    if source is not None:
+        before = read_checkpoint(source).weights("raw")
+    after = load_file(tmp_path / "sharded" / "whole.safetensors")
+    trained = {name for name in after if ".lora_" in name or "pose_patch_embedding" in name}
+    if stage == "aesthetic":
+        trained = {name for name in trained if ".lora_" in name}
+        assert len(trained) == 40
+    changed = {
+        n for n, v in after.items() if n in trained or not torch.equal(v, before[n.replace(".base_layer.", ".")])
+    }
+    assert changed == trained, "everything else is as it was, bit for bit"
+    alone = load_file(tmp_path / "single" / "whole.safetensors")
+    for name in trained:
+        assert not torch.equal(after[name], before.get(name, torch.zeros_like(after[name])))
+        torch.testing.assert_close(after[name], alone[name], rtol=1e-3, atol=2e-4)
+
+    content = read_checkpoint(sharded.newest(), with_base=False)
+    assert content.tensors.keys() == trained
+    whole = read_checkpoint(sharded.newest()).trained("raw")
+    assert whole.keys() == after.keys()
+    assert all(torch.equal(value, after[name]) for name, value in whole.items())
+    size = sum(file.stat().st_size for file in sharded.newest().rglob("*") if file.is_file())
+    numbers = sum(after[name].numel() for name in trained)
+    weights, moments = 4 * numbers, 8 * numbers
+    # DeepSpeed keeps its own copy of the float32 weights among the optimizer's state.
+    assert size <= 2 * weights + moments + weights + OVERHEAD
+
+
+def test_a_killed_second_stage_goes_on(base: Path, adapter: Path, zygote: Zygote, tmp_path: Path) -> None:
+    whole = start(zygote, tmp_path / "whole", "aesthetic", base, adapter, ranks=2)
+    folder = tmp_path / "killed"
+    arguments = [
+        write_config(folder, run_config("aesthetic", base, init_from=adapter, activation_checkpointing=BLOCKS))
+    ]
+    recorder = "--trainer.callbacks+={class_path: dist_recorder.Recorder}"
+    killed = DistRun(zygote, folder, [*arguments, recorder, *ZERO3], ranks=2, launcher=True)
+    killed.die(Stop("update", 1, 1))
+    killed.run()
+    assert killed.losses() == whole.losses()
+    a, b = (read_checkpoint(run.newest(), with_base=False).tensors for run in (whole, killed))
+    assert all(torch.equal(value, b[name]) for name, value in a.items())
