@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from launch.evaluate_output import check_outputs, hand_over
-from launch.evaluate_video_inputs import AUTO, NONE, VideoSets, find_keypoints, read_driving, read_references, read_sets
+from launch.evaluate_video_inputs import (
+    AUTO,
+    NONE,
+    VideoSets,
+    find_keypoints,
+    read_driving,
+    read_references,
+    read_sets,
+    say_left_out,
+)
 from launch.keypoint_sources import KEYPOINT_SOURCES
 from launch.options import Parser, add_json_option, positive_int
 from macedance.errors import ConfigError
@@ -144,9 +153,11 @@ def evaluate(options: argparse.Namespace, sets: VideoSets) -> ProtocolResult:
             reference=sets.reference,
             reference_presets=theirs,
             settings=settings,
+            leave_out_bad=options.leave_out_bad,
             left_out=sets.left_out,
             progress=bar,
         )
+    say_left_out(result.inputs["left_out"], known=sets.left_out)
     notes = {"inputs": sets.notes} if sets.notes else {}
     still = stillness_notes(result)
     return result.with_notes(notes | ({"vbench" if "vbench" in result.presets else "honest": still} if still else {}))
@@ -213,12 +224,14 @@ def _add_players(page: Page, sets: VideoSets, result: ProtocolResult) -> None:
     """The first videos, with how much moves in each."""
     motion = result.per_clip.get("honest", {}).get("person_motion", {})
     flicker = result.per_clip.get("vbench", {}).get("temporal_flickering", {})
-    shown = [video for video in sets.generated if video.path and video.path.suffix.lower() in _PLAYABLE][:_MOST_PLAYERS]
+    gone = result.inputs["left_out"]["generated"]
+    judged = [video for video in sets.generated if video.path and video.path.name not in gone]
+    shown = [video for video in judged if video.path and video.path.suffix.lower() in _PLAYABLE][:_MOST_PLAYERS]
     if not shown:
         return
     page.add_heading("Videos")
-    if len(shown) < len(sets.generated):
-        page.add_text(f"The first {len(shown)} of {len(sets.generated)}.")
+    if len(shown) < len(judged):
+        page.add_text(f"The first {len(shown)} of {len(judged)}.")
     for video in shown:
         told = [
             f"{what} {values[video.name]:.4g}" for what, values in (("motion", motion), ("flicker", flicker)) if values

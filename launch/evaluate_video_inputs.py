@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launch.keypoint_sources import keypoint_source
+from launch.keypoint_sources import best_keypoint_source, keypoint_source
 from launch.options import say
-from macedance.errors import DataError, DependencyError
+from macedance.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from macedance.metrics.honest.driven import KeptKeypoints
     from macedance.vision.video import Video, VideoFolder
 
-#: What finds the dancer: the first of these whose weights are there, or nothing.
+#: What finds the dancer: the best source whose weights are there, or nothing.
 AUTO, NONE = "auto", "none"
-_AUTOMATIC = ("vitpose", "blazepose")
 
 
 @dataclass(frozen=True)
@@ -67,9 +66,7 @@ def read_sets(options: argparse.Namespace) -> VideoSets:
     notes = _notes(folders)
     if options.max_clips is not None:
         notes += _draw(folders, options.max_clips, options.seed)
-    for which, folder in folders.items():
-        for name, why in folder.left_out.items():
-            say(f"left out of the {which} videos: {name}: {why}")
+    say_left_out({which: folder.left_out for which, folder in folders.items()})
     notes += _check_format([video for folder in folders.values() for video in folder.videos], options.allow_mixed)
     return VideoSets(
         folders["generated"].videos,
@@ -77,6 +74,21 @@ def read_sets(options: argparse.Namespace) -> VideoSets:
         {which: dict(folder.left_out) for which, folder in folders.items()},
         notes,
     )
+
+
+def say_left_out(
+    left_out: Mapping[str, Mapping[str, str]], *, known: Mapping[str, Mapping[str, str]] | None = None
+) -> None:
+    """Say which videos were left out and why.
+
+    Args:
+        left_out: Set -> file -> why.
+        known: Those that were said before.
+    """
+    for which, files in left_out.items():
+        for name, why in files.items():
+            if name not in (known or {}).get(which, {}):
+                say(f"left out of the {which} videos: {name}: {why}")
 
 
 def find_keypoints(chosen: str, weights: str | None, device: str) -> tuple[KeptKeypoints | None, str]:
@@ -97,13 +109,8 @@ def find_keypoints(chosen: str, weights: str | None, device: str) -> tuple[KeptK
         return None, "--keypoints none: nothing finds the dancer"
     if chosen != AUTO:
         return KeptKeypoints(keypoint_source(chosen, weights, device)), ""
-    reasons = []
-    for name in _AUTOMATIC:
-        try:
-            return KeptKeypoints(keypoint_source(name, weights, device)), ""
-        except DependencyError as error:
-            reasons.append(f"{name}: {error}")
-    return None, f"nothing finds the dancer: {'; '.join(reasons)}"
+    source, why_not = best_keypoint_source(weights, device)
+    return None if source is None else KeptKeypoints(source), why_not
 
 
 def read_references(folder: str, videos: Sequence[Video]) -> dict[str, np.ndarray]:

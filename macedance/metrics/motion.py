@@ -288,7 +288,7 @@ def _features(clips: Sequence[Clip], preset: Preset) -> tuple[Tensor, list[np.nd
 def _song_key(clip: Clip) -> int:
     """A 63-bit number of the clip's song: by its name, or else by its beats, so that equal beats are one song."""
     if clip.song is not None:
-        text = b"song:" + clip.song.encode()
+        text = b"song:" + clip.song.encode("utf-8", "backslashreplace")
     elif clip.music_beats_s is not None:
         text = b"beats:" + np.round(clip.music_beats_s * 1000).astype(np.int64).tobytes()
     else:

@@ -68,7 +68,7 @@ def perturb(dance: Danced, kind: str, level: int, *, seed: int = 0, name: str = 
     if level not in range(1, NUM_LEVELS + 1):
         raise ConfigError(f"level {level} of {kind}", expected=f"1 to {NUM_LEVELS}")
     chosen = PERTURBATIONS[kind]
-    digest = hashlib.blake2b(f"{seed}\0{kind}\0{name}".encode(), digest_size=16).digest()
+    digest = hashlib.blake2b(f"{seed}\0{kind}\0{name}".encode("utf-8", "backslashreplace"), digest_size=16).digest()
     return chosen.apply(dance, chosen.sizes[level - 1], np.random.default_rng(int.from_bytes(digest, "big")))
 
 

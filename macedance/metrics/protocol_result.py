@@ -23,6 +23,9 @@ SCHEMA = 1
 #: What of the inputs makes two evaluations different ones; names of files and remarks do not.
 HASHED_INPUTS = ("kind", "fps", "resolution", "seconds_per_clip", "clips", "settings")
 
+#: Numbers of an entry that count something.
+_COUNTS = ("n", "n_reference", "n_clips", "n_reference_clips", "n_frames", "n_undefined", "dims")
+
 #: Preset -> key -> clip -> its value, NaN where it has none. Keys of the reference's clips end in ``_reference``.
 PerClip = dict[str, dict[str, dict[str, float]]]
 
@@ -120,7 +123,10 @@ def write_protocol(path: str | Path, result: ProtocolResult) -> None:
 
 
 def protocol_text(result: ProtocolResult) -> str:
-    """The text of the file: indented, but the values of the clips, which may be many, one key a line."""
+    """The text of the file: indented, but the values of the clips, which may be many, one key a line.
+
+    Bytes of file names that are not UTF-8 are escaped, so that they come back as they were.
+    """
     content = result.as_json()
     per_clip = content.pop("per_clip")
     presets = []
@@ -129,7 +135,9 @@ def protocol_text(result: ProtocolResult) -> str:
         presets.append(f"    {_text(preset)}: {{" + ("\n" + ",\n".join(rows) + "\n    }" if rows else "}"))
     table = "{" + ("\n" + ",\n".join(presets) + "\n  }" if presets else "}")
     head = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False)
-    return f'{head.removesuffix("}").rstrip()},\n  "per_clip": {table}\n}}'
+    text = f'{head.removesuffix("}").rstrip()},\n  "per_clip": {table}\n}}'
+    # Such bytes are lone surrogates in Python, and their escape is JSON's too.
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def read_protocol(path: str | Path) -> ProtocolResult:
@@ -154,8 +162,12 @@ def read_protocol(path: str | Path) -> ProtocolResult:
     }
     wrong = [name for name, part in parts.items() if not isinstance(part, dict)]
     if not wrong:
-        wrong = [where for where, entry in _leaves(parts["presets"], "presets") if not _is_entry(entry)]
+        for name in ("presets", "floor"):
+            wrong += [where for where, entry in _leaves(parts[name], name) if not _is_entry(entry)]
         wrong += [where for where, values in _leaves(parts["per_clip"], "per_clip") if not _are_numbers(values)]
+        wrong += [f"conventions.{name}" for name, part in parts["conventions"].items() if not isinstance(part, dict)]
+        if not _are_sentences(parts["inputs"].get("notes", {})):
+            wrong.append("inputs.notes")
     if wrong:
         raise DataError(f"damaged result: {', '.join(wrong)}", where=path, expected="what `macedance evaluate` writes")
     parts["per_clip"] = {
@@ -183,15 +195,39 @@ def _leaves(presets: Mapping[str, Any], name: str) -> Iterator[tuple[str, Any]]:
 
 
 def _is_number(value: Any) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _is_entry(entry: Any) -> bool:
-    return isinstance(entry, dict) and _is_number(entry.get("value", "missing"))
+    """Whether it has a value or says that it has none, and whether all that is read of it elsewhere can be."""
+    if (
+        not isinstance(entry, dict)
+        or "value" not in entry
+        or not (entry["value"] is None or _is_number(entry["value"]))
+    ):
+        return False
+    interval = entry.get("ci95")
+    interval_fits = interval is None or (
+        isinstance(interval, list) and len(interval) == 2 and all(map(_is_number, interval))
+    )
+    counts_fit = all(entry.get(name) is None or _is_count(entry[name]) for name in _COUNTS)
+    return interval_fits and counts_fit and isinstance(entry.get("reason") or "", str)
 
 
 def _are_numbers(values: Any) -> bool:
-    return isinstance(values, dict) and all(map(_is_number, values.values()))
+    return isinstance(values, dict) and all(value is None or _is_number(value) for value in values.values())
+
+
+def _are_sentences(notes: Any) -> bool:
+    """Whether notes are lists of sentences by preset."""
+    return isinstance(notes, dict) and all(
+        isinstance(sentences, list) and all(isinstance(sentence, str) for sentence in sentences)
+        for sentences in notes.values()
+    )
 
 
 def _merged(ours: Mapping[str, Any], theirs: Mapping[str, Any], where: str, clashes: list[str]) -> dict[str, Any]:

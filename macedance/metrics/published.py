@@ -18,9 +18,14 @@ from macedance.metrics.protocol_result import ProtocolResult
 from macedance.metrics.statistics import Entry
 
 Level = Literal["yes", "with caution", "no"]
-#: Beyond this a reference gives something else than the printed ground truth: cells have two to four digits.
-GROUND_TRUTH_TOLERANCE = 0.02
+#: A reference gives the printed ground truth when it is at most so many units of the last printed digit off, and at
+#: most this share of the number; one unit always passes. A share alone says nothing of quantities in which all systems
+#: of a table lie within it.
+_UNITS, _SHARE = 5, 0.02
 _SECONDS_TOLERANCE = 0.05
+_ROUNDING = 1e-6
+#: The preset whose numbers rise with the frame rate, whatever was measured.
+_RISES_WITH_FPS = "vbench"
 
 
 @dataclass(frozen=True)
@@ -32,12 +37,14 @@ class Column:
         printed: As papers print it.
         better: ``lower``, ``higher``, ``reference`` (the nearer to the reference the better) or ``unclear``.
         unit: Empty for a number without one.
+        most: What it cannot exceed, None where nothing bounds it.
     """
 
     key: str
     printed: str
     better: str
     unit: str = ""
+    most: float | None = None
 
     @property
     def title(self) -> str:
@@ -136,11 +143,19 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Agreement:
-    """One number of the reference: as printed for the ground truth, and as our reference gives it."""
+    """One number of the reference: as printed for the ground truth, and as our reference gives it.
+
+    Args:
+        key: The quantity.
+        printed: The number in the table.
+        ours: The reference's.
+        tolerance: How far apart they may be.
+    """
 
     key: str
     printed: float
     ours: float
+    tolerance: float
 
     @property
     def difference(self) -> float:
@@ -150,7 +165,7 @@ class Agreement:
     @property
     def holds(self) -> bool:
         """Whether it is the same number, as far as the print tells."""
-        return abs(self.difference) <= GROUND_TRUTH_TOLERANCE
+        return abs(self.ours - self.printed) <= self.tolerance + _ROUNDING
 
 
 def published() -> Published:
@@ -163,6 +178,12 @@ def published() -> Published:
         sections.append(Section(**(section | lists | {"rows": rows})))
     columns = {key: Column(key, **column) for key, column in content["columns"].items()}
     return Published(columns, content["sources"], content["datasets"], tuple(sections))
+
+
+def ground_truth_tolerance(printed: str) -> float:
+    """How far a reference may be from a printed cell that it reproduces."""
+    unit = 10.0 ** -len(printed.partition(".")[2])
+    return max(unit, min(_UNITS * unit, _SHARE * abs(float(printed))))
 
 
 def check_dataset(name: str, known: Published) -> str:
@@ -186,17 +207,18 @@ def ground_truth_agreement(section: Section, result: ProtocolResult) -> list[Agr
     for key, printed in truth.values.items():
         entry = section.entry(result, key, "_reference")
         if entry is not None and entry["value"] is not None and key not in truth.uncertain:
-            found.append(Agreement(key, float(printed), float(entry["value"])))
+            found.append(Agreement(key, float(printed), float(entry["value"]), ground_truth_tolerance(printed)))
     return found
 
 
-def judge(section: Section, result: ProtocolResult, dataset: str | None) -> Verdict:
+def judge(section: Section, result: ProtocolResult, dataset: str | None, known: Published | None = None) -> Verdict:
     """Whether a result may be put beside a section.
 
     Args:
         section: Of a printed table.
         result: Ours.
         dataset: What it was measured on, a key of Published.datasets; None where nobody said it.
+        known: Where the section is from; None: the published numbers of this package.
 
     Returns:
         ``no`` with every reason; ``with caution`` with every reservation; else ``yes``.
@@ -210,7 +232,13 @@ def judge(section: Section, result: ProtocolResult, dataset: str | None) -> Verd
     if all(entry["value"] is None for entry in measured.values()):
         reasons = dict.fromkeys(f"{key} has no value: {entry.get('reason')}" for key, entry in measured.items())
         return Verdict("no", tuple(reasons))
-    against = [*_other_data(section, dataset), *_other_format(section, result), *_other_reference(section, result)]
+    columns = (published() if known is None else known).columns
+    against = [
+        *_impossible(section, result, columns),
+        *_other_data(section, dataset),
+        *_other_format(section, result),
+        *_other_reference(section, result),
+    ]
     if against:
         return Verdict("no", tuple(against))
     reservations = list(_reservations(section, result, measured))
@@ -224,18 +252,43 @@ def _other_data(section: Section, dataset: str | None) -> Iterator[str]:
         yield f"measured on {dataset}, not on {section.dataset}"
 
 
+def _impossible(section: Section, result: ProtocolResult, columns: Mapping[str, Column]) -> Iterator[str]:
+    """Values that no video or dance can have: whatever gave them did not measure this."""
+    for key in section.columns:
+        most = columns[key].most
+        for suffix in ("", "_reference") if most is not None else ():
+            value = (section.entry(result, key, suffix) or {}).get("value")
+            if value is not None and value > most + _ROUNDING:
+                yield f"{key}{suffix} is {value:.6g} and cannot be more than {most:g}"
+
+
 def _other_format(section: Section, result: ProtocolResult) -> Iterator[str]:
-    fps = section.fps
-    if fps is None and section.preset is not None:
-        fps = result.conventions.get(section.preset, {}).get("published_fps")
-    found = sorted(set(_numbers(result.inputs.get("fps"))))
+    fps, found = _stated_fps(section, result), sorted(set(_numbers(result.inputs.get("fps"))))
     if fps is not None and any(abs(rate - fps) > 1e-3 * fps for rate in found):
         rates = ", ".join(f"{rate:g}" for rate in found)
         yield f"clips of {rates} fps, the published numbers are of {fps:g}: they depend on it"
-    lengths = sorted(set(_numbers(result.inputs.get("seconds_per_clip"))))
-    wanted = section.seconds
+    lengths, wanted = _lengths(result), section.seconds
     if wanted is not None and any(abs(length - wanted) > _SECONDS_TOLERANCE * wanted for length in lengths):
         yield f"clips of {lengths[0]:g} to {lengths[-1]:g} s, the published numbers are of {wanted:g} s"
+
+
+def _stated_fps(section: Section, result: ProtocolResult) -> float | None:
+    """The frame rate of the published numbers, as the section or its preset states it."""
+    if section.fps is not None or section.preset is None:
+        return section.fps
+    stated: float | None = result.conventions.get(section.preset, {}).get("published_fps")
+    return stated
+
+
+def _lengths(result: ProtocolResult) -> list[float]:
+    """Seconds of the shortest, the median and the longest clip of each set, ascending; counts of clips are none."""
+    by_set = result.inputs.get("seconds_per_clip")
+    spreads = list(by_set.values()) if isinstance(by_set, Mapping) else [by_set]
+    kept = [
+        {name: part for name, part in spread.items() if name != "unknown"} if isinstance(spread, Mapping) else spread
+        for spread in spreads
+    ]
+    return sorted(set(_numbers(kept)))
 
 
 def _other_reference(section: Section, result: ProtocolResult) -> Iterator[str]:
@@ -250,19 +303,42 @@ def _other_reference(section: Section, result: ProtocolResult) -> Iterator[str]:
 def _reservations(section: Section, result: ProtocolResult, measured: Mapping[str, Entry]) -> Iterator[str]:
     if section.status == "unverified":
         yield section.why
+    yield from _unknown_format(section, result, measured)
     if not ground_truth_agreement(section, result):
         yield "nothing of the table's ground truth could be reproduced with our reference, so the convention is assumed"
     for key, entry in measured.items():
+        n, dims = entry.get("n"), entry.get("dims")
         if entry["value"] is None:
             yield f"{key} has no value: {entry.get('reason', 'no reason given')}"
-        elif entry.get("dims") is not None and entry["n"] < entry["dims"]:
-            yield f"{key} is of {entry['n']} clips in {entry['dims']} dimensions: mostly noise"
-    distances = [entry["n"] for key, entry in measured.items() if key.startswith(("fid_", "fvd")) and entry["value"]]
-    if distances and distances[0] not in section.counts:
-        yield f"Fréchet distances of {distances[0]} clips; published: {section.n}"
+        elif n is None:
+            yield f"{key} does not say of how many clips it is"
+        elif dims is not None and n < dims:
+            yield f"{key} is of {n} clips in {dims} dimensions: mostly noise"
+    distances = {
+        key: entry["n"]
+        for key, entry in measured.items()
+        if key.startswith(("fid_", "fvd")) and entry["value"] is not None and entry.get("n") is not None
+    }
+    others = {key: n for key, n in distances.items() if n not in section.counts}
+    if others:
+        told = ", ".join(f"{n} ({key})" for key, n in others.items())
+        yield f"Fréchet distances of {told} clips; published: {section.n}"
     missing = [key for key in section.columns if key not in measured]
     if missing:
         yield f"not measured: {', '.join(missing)}"
+
+
+def _unknown_format(section: Section, result: ProtocolResult, measured: Mapping[str, Entry]) -> Iterator[str]:
+    """What of frame rate and length nobody states, where the numbers depend on it."""
+    rates = sorted(set(_numbers(result.inputs.get("fps"))))
+    told = f"ours are of {' and '.join(f'{rate:g}' for rate in rates)}" if rates else "ours are not recorded"
+    presets = {section.presets.get(key, section.preset) for key in measured}
+    if section.fps is None and _RISES_WITH_FPS in presets:
+        yield f"numbers of {_RISES_WITH_FPS} rise with the frame rate, which the paper does not state; {told}"
+    elif _stated_fps(section, result) is not None and not rates:
+        yield "the result does not say the frame rate of its clips"
+    if section.seconds is not None and not _lengths(result):
+        yield f"the result does not say how long its clips are; the published numbers are of {section.seconds:g} s"
 
 
 def _numbers(found: Any) -> Iterator[float]:

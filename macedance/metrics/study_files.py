@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ def write_key(path: str | Path, key: StudyKey) -> None:
         DataError: The folder cannot be written.
     """
     text = json.dumps({"schema": SCHEMA} | asdict(key), indent=2, ensure_ascii=False)
-    write_atomically(path, f"{text}\n".encode())
+    write_atomically(path, f"{text}\n".encode("utf-8", "backslashreplace"))
 
 
 def read_key(path: str | Path) -> StudyKey:
@@ -175,15 +176,23 @@ def _answer(row: dict[str, Any], key: StudyKey) -> Answer | str:
         return f"the sides or the choice are not those of pair {trial.trial}"
     if not row["rater"].strip():
         return "no rater"
-    try:
-        seconds = float(row["seconds"])
-    except ValueError:
+    seconds = _seconds(row["seconds"])
+    if seconds is None:
         return f"{row['seconds']!r} seconds"
     choice = "tie" if row["choice"] == TIE else systems[row["choice"]]
     return Answer(
         row["rater"].strip(), trial.trial, trial.clip, row["question"], choice, systems[row["left"]],
         trial.repeat, seconds,
     )  # fmt: skip
+
+
+def _seconds(text: str) -> float | None:
+    """How long an answer took; None for what no clock shows."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        return None
+    return seconds if 0 <= seconds < math.inf else None
 
 
 def _repeated(twice: int) -> list[str]:

@@ -104,10 +104,14 @@ def evaluate_videos(
     reference: Sequence[Video] = (),
     reference_presets: Sequence[VideoPreset] | None = None,
     settings: Mapping[str, Any] | None = None,
+    leave_out_bad: bool = False,
     left_out: Mapping[str, Mapping[str, str]] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ProtocolResult:
     """Judge videos by some presets, in this process; each is decoded once for all of them.
+
+    A video that breaks off while it is decoded, or that does not fit what it is judged by, does not end the evaluation:
+    the others are looked through too, and all that are bad are named.
 
     Args:
         presets: Presets of different names; their metrics are reset first.
@@ -116,12 +120,14 @@ def evaluate_videos(
         reference_presets: Presets of the same names for these, where they need others; only numbers of metrics that
             ``presets`` has too can be compared.
         settings: Of the evaluation, for the record and the hash.
+        leave_out_bad: Leave bad videos out, which is recorded with the reason, instead of refusing all.
         left_out: ``generated`` and ``reference`` -> file -> why it was left out before, for the record.
         progress: Called with (videos done, videos in all).
 
     Raises:
         ConfigError: Two presets of one name.
-        DataError: No videos, two of one name, or one that cannot be decoded.
+        DataError: No videos, two of one name, or videos that cannot be judged; all are named. With ``leave_out_bad``:
+            none of a set can be.
     """
     sets = {"generated": list(videos), "reference": list(reference)}
     _check(presets, sets)
@@ -129,23 +135,60 @@ def evaluate_videos(
     total = sum(map(len, sets.values()))
     entries: dict[str, dict[str, Entry]] = {preset.name: {} for preset in presets}
     per_clip: PerClip = {preset.name: {} for preset in presets}
+    bad: dict[str, dict[str, str]] = {which: {} for which in sets}
+    used: dict[str, list[Video]] = {}
     done = 0
     for which, members in sets.items():
-        if not members:
-            continue
-        ours, ending = which == "generated", "" if which == "generated" else REFERENCE
         for preset in judges[which]:
             preset.reset()
         metrics = [metric for preset in judges[which] for metric in preset.metrics]
-        score_videos(metrics, members, progress=None if progress is None else _shifted(progress, done, total))
-        names = {number: video.name for number, video in enumerate(members)}
-        for preset in judges[which]:
-            found = preset.entries(unavailable=ours)
+        names: dict[int, str] = {}
+        for number, video in enumerate(members):
+            try:
+                if any(bad.values()) and not leave_out_bad:
+                    _look_through(video)
+                else:
+                    score_videos(metrics, [video], [number])
+                    names[number] = video.name
+            except DataError as error:
+                bad[which][_file(video)] = error.what
+            done += 1
+            if progress is not None:
+                progress(done, total)
+        used[which] = [video for number, video in enumerate(members) if number in names]
+        for preset in judges[which] if names else ():
+            found = preset.entries(unavailable=which == "generated")
+            ending = "" if which == "generated" else REFERENCE
             entries[preset.name] |= {f"{key}{ending}": entry for key, entry in found.items()}
             per_clip[preset.name] |= {f"{key}{ending}": values for key, values in preset.per_clip(names).items()}
-        done += len(members)
-    inputs = video_inputs(sets["generated"], sets["reference"], settings=settings, left_out=left_out)
+    _refuse(bad, {which: len(members) for which, members in sets.items()}, leave_out_bad)
+    everything = {which: {**(left_out or {}).get(which, {}), **bad[which]} for which in sets}
+    inputs = video_inputs(used["generated"], used["reference"], settings=settings, left_out=everything)
     return video_result(presets, entries, per_clip, inputs)
+
+
+def _look_through(video: Video) -> None:
+    """Decode a video that will not be judged, to find out whether it is bad too."""
+    for _ in video.chunks():
+        pass
+
+
+def _refuse(bad: Mapping[str, Mapping[str, str]], counts: Mapping[str, int], leave_out: bool) -> None:
+    """Raise one error for all bad videos, unless they were to be left out and some of each set are left."""
+    if not any(bad.values()) or (
+        leave_out and all(len(bad[which]) < count for which, count in counts.items() if count)
+    ):
+        return
+    listed = [f"{which} {name}: {why}" for which, files in bad.items() for name, why in files.items()]
+    raise DataError(
+        f"{len(listed)} of {sum(counts.values())} videos cannot be judged: {'; '.join(listed)}",
+        expected="whole videos that fit what they are judged by",
+        fix="write them again, or ask for them to be left out",
+    )
+
+
+def _file(video: Video) -> str:
+    return video.path.name if video.path is not None else video.name
 
 
 def video_result(
@@ -224,7 +267,3 @@ def _seconds(videos: Sequence[Video]) -> dict[str, float | int]:
     known = np.array([video.num_frames / video.fps for video in videos if video.num_frames])
     spread: dict[str, float | int] = {name: round(float(f(known)), 3) for name, f in _SPREAD.items() if len(known)}
     return spread if len(known) == len(videos) else spread | {"unknown": len(videos) - len(known)}
-
-
-def _shifted(progress: Callable[[int, int], None], before: int, total: int) -> Callable[[int, int], None]:
-    return lambda done, _: progress(before + done, total)

@@ -119,7 +119,7 @@ def _table(section: Section, entrants: Sequence[Entrant], known: Published) -> T
     verdicts: dict[str, Verdict] = {}
     checks: dict[str, list[Agreement]] = {}
     for entrant in entrants:
-        verdict = judge(section, entrant.result, entrant.dataset)
+        verdict = judge(section, entrant.result, entrant.dataset, known)
         label = _unique(entrant, verdicts)
         verdicts[label] = verdict
         checks[label] = ground_truth_agreement(section, entrant.result)

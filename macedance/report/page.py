@@ -21,6 +21,10 @@ from macedance.motion.atomic import write_atomically
 Cell = str | int | float | bool | None
 
 
+#: Media types of the videos that browsers play, by file ending.
+_VIDEO_TYPES = {".mp4": "video/mp4", ".m4v": "video/mp4", ".webm": "video/webm", ".mov": "video/quicktime"}
+
+
 @dataclass(frozen=True)
 class _Block:
     """One element of a page; ``kind`` names the template's macro and ``data`` its content."""
@@ -109,7 +113,7 @@ class Page:
         self._add_media(_Media("img", Path(path), caption, alt or caption))
 
     def add_video(self, path: Path | str, caption: str = "", poster: Path | str | None = None) -> None:
-        """An mp4 with controls; ``poster`` is shown until it plays."""
+        """An mp4, webm or mov with controls; ``poster`` is shown until it plays."""
         self._add_media(_Media("video", Path(path), caption, poster=None if poster is None else Path(poster)))
 
     def _add_media(self, media: _Media) -> None:
@@ -149,6 +153,7 @@ class Page:
             {
                 "tag": media.tag,
                 "source": _relative(media.path, folder),
+                "type": _VIDEO_TYPES.get(media.path.suffix.lower(), "video/mp4"),
                 "caption": media.caption,
                 "alt": media.alt,
                 "poster": None if media.poster is None else _relative(media.poster, folder),
@@ -164,7 +169,8 @@ class Page:
             DataError: a picture or video that is not there, or a folder that cannot be written.
         """
         path = Path(path)
-        write_atomically(path, self.html(path.parent).encode())
+        # Bytes of a file name that are not UTF-8 are shown escaped.
+        write_atomically(path, self.html(path.parent).encode("utf-8", "backslashreplace"))
         return path
 
 
@@ -178,4 +184,4 @@ def _relative(path: Path, folder: Path) -> str:
     path = path.resolve()
     if not path.is_file():
         raise DataError("a file that the report shows is not there", where=path)
-    return quote(Path(os.path.relpath(path, folder)).as_posix())
+    return quote(os.fsencode(Path(os.path.relpath(path, folder)).as_posix()))

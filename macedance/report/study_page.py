@@ -125,7 +125,10 @@ def make_study(request: StudyRequest, out: str | Path, progress: Callable[[int, 
         copy_image(path, media / picture_names[clip])
     sound = bool(songs) or any(format_.sound for pair in formats.values() for format_ in pair)
     data = _page_data(request, key, song_names, picture_names)
-    write_atomically(out / PAGE / "index.html", _html(request, data, len(key.trials), sound, formats).encode())
+    write_atomically(
+        out / PAGE / "index.html",
+        _html(request, data, len(key.trials), sound, formats).encode("utf-8", "backslashreplace"),
+    )
     write_key(out / KEY, key)
     return key
 
@@ -180,7 +183,8 @@ def _anonymous(request: StudyRequest, clips: Sequence[str]) -> tuple[str, dict[s
     """The study's number, and for each clip the names of a's and b's file, which follow from what is in them."""
     content = hashlib.sha256(f"{request.seed}\n{','.join(q.key for q in request.questions)}\n".encode())
     for clip in clips:
-        content.update(f"{clip} {fingerprint_file(request.a[clip])} {fingerprint_file(request.b[clip])}\n".encode())
+        files = f"{clip} {fingerprint_file(request.a[clip])} {fingerprint_file(request.b[clip])}\n"
+        content.update(files.encode("utf-8", "backslashreplace"))
     secret = content.hexdigest()
     return _hidden(secret, "study", ""), {
         clip: (_hidden(secret, "a", clip), _hidden(secret, "b", clip)) for clip in clips
@@ -188,7 +192,8 @@ def _anonymous(request: StudyRequest, clips: Sequence[str]) -> tuple[str, dict[s
 
 
 def _hidden(secret: str, what: str, clip: str) -> str:
-    return hashlib.blake2b(f"{what}\n{clip}".encode(), key=secret.encode()[:64], digest_size=6).hexdigest()
+    name = f"{what}\n{clip}".encode("utf-8", "backslashreplace")
+    return hashlib.blake2b(name, key=secret.encode()[:64], digest_size=6).hexdigest()
 
 
 def _remarks(

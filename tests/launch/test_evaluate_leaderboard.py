@@ -26,7 +26,10 @@ def write_result(path: Path, preset: str = "mace2d", shift: float = 0.0, **entri
     clips = {f"c{i}": float(value) for i, value in enumerate(rng.uniform(0.3, 0.6, 20))}
     floor = {preset: {"fid_k": {"value": 2.1, "n": 100, "n_reference": 200}}}
     per_clip = {preset: {"bas": {name: value + shift for name, value in clips.items()}, "bas_reference": clips}}
-    inputs = {"kind": "keypoints", "fps": {"generated": [16.0], "reference": [16.0]}, "clips": {"generated": 200}}
+    inputs = {
+        "kind": "keypoints", "fps": {"generated": [16.0], "reference": [16.0]}, "clips": {"generated": 200},
+        "seconds_per_clip": {"generated": {"min": 5.0, "median": 5.0, "max": 5.0}},
+    }  # fmt: skip
     write_protocol(path, ProtocolResult(presets, floor, inputs, {preset: {"published_fps": 16.0}}, per_clip=per_clip))
     return path
 
@@ -73,6 +76,16 @@ def test_every_reason_against_is_on_the_page(tmp_path: Path, capsys: pytest.Capt
     assert "no music beats within the clip" in page
     assert "no value (n 0)" in page
     assert "ours: of 25 published tables 0 are comparable, 0 with caution" in capsys.readouterr().err
+
+
+def test_names_and_reasons_are_no_html(tmp_path: Path) -> None:
+    path = write_result(tmp_path / "r.json", bas={"value": None, "n": 0, "reason": "<img src=x onerror=alert(1)>"})
+    assert main([f"<script>a&b</script>={path}", "--out", str(tmp_path / "out")]) == 0
+    for name in ("leaderboard.md", "index.html"):
+        text = (tmp_path / "out" / name).read_text()
+        assert "&lt;script>a&amp;b&lt;/script>" in text or "&lt;script&gt;a&amp;b&lt;/script&gt;" in text
+        assert "<script" not in text
+        assert "<img src=x" not in text
 
 
 def test_folder_gives_all_results_and_passes_over_other_json(tmp_path: Path) -> None:

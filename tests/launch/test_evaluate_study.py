@@ -151,6 +151,9 @@ def test_every_bad_line_is_named_at_once(study: tuple[Path, StudyKey], tmp_path:
         ("question", lines[1].replace(",ds,", ",xx,"), "there is no question 'xx'"),
         ("choice", lines[1].replace(",f0,9.5", ",f9,9.5"), "the sides or the choice are not those of pair p0"),
         ("seconds", lines[1].replace("9.5", "long"), "'long' seconds"),
+        ("never", lines[1].replace("9.5", "nan"), "'nan' seconds"),
+        ("endless", lines[1].replace("9.5", "inf"), "'inf' seconds"),
+        ("back", lines[1].replace("9.5", "-5"), "'-5' seconds"),
         ("twice", lines[1].replace(",f0,9.5", ",g0,9.5"), "rater r1 answered ds of p0 twice and differently"),
     ]
     files = [good]
@@ -160,7 +163,7 @@ def test_every_bad_line_is_named_at_once(study: tuple[Path, StudyKey], tmp_path:
         files.append(path)
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     files += [tmp_path / "other.csv", tmp_path / "missing.csv"]
-    with pytest.raises(DataError, match="8 lines or files of answers cannot be used") as caught:
+    with pytest.raises(DataError, match="11 lines or files of answers cannot be used") as caught:
         main(["--out", str(out), "--answers", *map(str, files)])
     for name, _, why in bad:
         assert f"{name}.csv line 2: {why}" in str(caught.value)

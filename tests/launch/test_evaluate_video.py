@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -260,6 +261,60 @@ def test_bad_files_are_all_named(videos: Path, tmp_path: Path, capsys: pytest.Ca
     assert "left out of the generated videos: cut.mp4" in told
     assert any("notes.txt" in note for note in result.inputs["notes"]["inputs"])
     assert result.presets["vbench"]["temporal_flickering"]["n"] == 3
+
+
+def break_off(path: Path) -> None:
+    """Spoil the second half of the pictures: the file opens, and says all of its frames."""
+    whole = path.read_bytes()
+    start = whole.index(b"mdat") + 4
+    size = int.from_bytes(whole[start - 8 : start - 4], "big") - 8
+    middle = start + size // 2
+    path.write_bytes(whole[:middle] + bytes(start + size - middle) + whole[start + size :])
+
+
+def test_videos_that_break_off_in_the_middle_are_all_named_or_left_out(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (videos / "frozen.mp4").rename(videos / "c.mp4")
+    write_video(videos / "c.mp4", dancer(12, seed=2))
+    for name in ("x", "y"):
+        write_video(tmp_path / "true" / f"{name}.mp4", dancer(12))
+    for path in (videos / "a.mp4", videos / "c.mp4", tmp_path / "true" / "x.mp4"):
+        break_off(path)
+        assert Video.open(path).num_frames == 12
+    chosen = ("--reference", str(tmp_path / "true"), "--preset", "vbench")
+    line = refusal(capsys, videos, *chosen)
+    assert "3 of 5 videos cannot be judged" in line
+    assert all(f"{name}: the video cannot be decoded" in line for name in ("d a.mp4", "d c.mp4", "e x.mp4"))
+    out = tmp_path / "page"
+    assert evaluate(videos, *chosen, "--leave-out-bad", "--json", str(tmp_path / "r.json"), "--out", str(out)) == 0
+    result = read_protocol(tmp_path / "r.json")
+    left_out = result.inputs["left_out"]
+    assert {which: set(files) for which, files in left_out.items()} == {
+        "generated": {"a.mp4", "c.mp4"}, "reference": {"x.mp4"},
+    }  # fmt: skip
+    assert result.inputs["clips"] == {"generated": 1, "reference": 1}
+    assert list(result.per_clip["vbench"]["temporal_flickering"]) == ["b"]
+    assert result.presets["vbench"]["temporal_flickering"]["n"] == 1
+    assert "left out of the generated videos: a.mp4: the video cannot be decoded" in capsys.readouterr().err
+    assert (out / "index.html").read_text().count("<video") == 1
+    break_off(videos / "b.mp4")
+    assert "4 of 5 videos cannot be judged" in refusal(capsys, videos, *chosen, "--leave-out-bad")
+
+
+def test_a_name_that_is_not_utf_8_loses_nothing(videos: Path, tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    (videos / "a.mp4").rename(videos / f"{name}.mp4")
+    break_off(videos / "b.mp4")
+    (videos / "b.mp4").rename(videos / f"b{name}.mp4")
+    out, chosen = tmp_path / "page", ("--preset", "vbench", "--leave-out-bad")
+    assert evaluate(videos, *chosen, "--json", str(tmp_path / "r.json"), "--out", str(out)) == 0
+    result = read_protocol(tmp_path / "r.json")
+    assert set(result.per_clip["vbench"]["temporal_flickering"]) == {name, "frozen"}
+    assert set(result.inputs["left_out"]["generated"]) == {f"b{name}.mp4"}
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert "ours/caf%E9.mp4" in page
+    assert r"caf\udce9" in page
 
 
 def test_a_video_of_one_frame_is_counted_and_not_averaged(videos: Path, tmp_path: Path) -> None:

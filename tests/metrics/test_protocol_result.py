@@ -235,6 +235,25 @@ def test_results_that_contradict_each_other_are_not_merged() -> None:
     assert base.merge(base) == base
 
 
+def with_entry(entry: str) -> str:
+    return f'{{"schema": 1, "presets": {{"clean": {{"bas": {entry}}}}}, "inputs": {{}}}}'
+
+
+def test_names_of_files_that_are_not_utf_8_come_back_as_they_were(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    result = ProtocolResult(
+        {"vbench": {"imaging_quality": {"value": 60.0, "n": 1}}}, {},
+        {"kind": "video", "left_out": {"generated": {name + ".mp4": "broken"}}, "notes": {"vbench": [f"see {name}"]}},
+        {},
+        per_clip={"vbench": {"imaging_quality": {name: 60.0, "ñ": 1.0}}},
+    )  # fmt: skip
+    write_protocol(tmp_path / "r.json", result)
+    assert "ñ" in (tmp_path / "r.json").read_text(encoding="utf-8")
+    again = read_protocol(tmp_path / "r.json")
+    assert again == result
+    assert again.hash == result.hash
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -248,6 +267,18 @@ def test_results_that_contradict_each_other_are_not_merged() -> None:
             r"damaged result: presets\.clean\.bas",
         ),
         ('{"schema": 1, "presets": {"clean": {}}, "inputs": {}, "weights": []}', "damaged result: weights"),
+        (with_entry('{"value": NaN}'), r"damaged result: presets\.clean\.bas"),
+        (with_entry('{"value": 1, "n": "ten"}'), r"damaged result: presets\.clean\.bas"),
+        (with_entry('{"value": 1, "n": 4.5}'), r"damaged result: presets\.clean\.bas"),
+        (with_entry('{"value": 1, "n": 4, "dims": [3]}'), r"damaged result: presets\.clean\.bas"),
+        (with_entry('{"value": 1, "ci95": [1]}'), r"damaged result: presets\.clean\.bas"),
+        (with_entry('{"value": 1, "ci95": "wide"}'), r"damaged result: presets\.clean\.bas"),
+        (with_entry('{"value": 1, "ci95": [1, null]}'), r"damaged result: presets\.clean\.bas"),
+        (with_entry('{"value": null, "reason": 3}'), r"damaged result: presets\.clean\.bas"),
+        ('{"schema": 1, "presets": {}, "inputs": {}, "floor": {"a": {"b": 1}}}', r"damaged result: floor\.a\.b"),
+        ('{"schema": 1, "presets": {}, "inputs": {"notes": ["x"]}}', r"damaged result: inputs\.notes"),
+        ('{"schema": 1, "presets": {}, "inputs": {"notes": {"a": "x"}}}', r"damaged result: inputs\.notes"),
+        ('{"schema": 1, "presets": {}, "inputs": {}, "conventions": {"a": 1}}', r"damaged result: conventions\.a"),
         (
             '{"schema": 1, "presets": {"a": {}}, "inputs": {}, "per_clip": {"a": {"b": [1]}}}',
             r"damaged .*per_clip\.a\.b",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from macedance.metrics.published import (
     Section,
     check_dataset,
     ground_truth_agreement,
+    ground_truth_tolerance,
     judge,
     published,
 )
@@ -24,15 +26,21 @@ KNOWN = published()
 SECTIONS = {section.id: section for section in KNOWN.sections}
 
 
+FIVE = {"generated": {"min": 5.0, "median": 5.0, "max": 5.0}, "reference": {"min": 5.0, "median": 5.0, "max": 5.1}}
+
+
 def printed(section: str, row: str) -> dict[str, str]:
     return dict(next(r.values for r in SECTIONS[section].rows if r.name == row))
 
 
-def result(preset: str, values: dict[str, float | None], *, n: int = 500, fps: float = 16.0, **inputs: Any) -> Any:
-    entries = {key: {"value": value, "n": n, "dims": 75} for key, value in values.items()}
+def result(
+    preset: str, values: dict[str, float | None], *, n: int | None = 500, fps: float = 16.0, **inputs: Any
+) -> Any:
+    entries = {key: {"value": value, "dims": 75} | ({} if n is None else {"n": n}) for key, value in values.items()}
     published_fps = {"mace2d": 16.0, "lodge_finedance": 30.0, "mace3d": 30.0, "bailando_aist": 60.0}.get(preset)
     return ProtocolResult(
-        {preset: entries}, {}, {"kind": "keypoints", "fps": {"generated": [fps], "reference": [fps]}, **inputs},
+        {preset: entries}, {},
+        {"kind": "keypoints", "fps": {"generated": [fps], "reference": [fps]}, "seconds_per_clip": FIVE} | inputs,
         {preset: {"published_fps": published_fps}},
     )  # fmt: skip
 
@@ -86,6 +94,8 @@ def test_result_of_the_same_convention_data_and_ground_truth_is_comparable() -> 
 @pytest.mark.parametrize(
     ("change", "dataset", "why"),
     [
+        ({"seconds_per_clip": {"generated": {"min": 20.0, "median": 20.0, "max": 20.0}}}, "ma-data",
+         "clips of 20 to 20 s, the published numbers are of 5 s"),
         ({}, None, "nobody said what it was measured on"),
         ({}, "finedance", "measured on finedance, not on ma-data"),
         ({"fps": 30.0}, "ma-data", "clips of 30 fps, the published numbers are of 16"),
@@ -98,6 +108,76 @@ def test_other_data_rate_or_reference_is_not_comparable(change: dict[str, Any], 
     verdict = judge(SECTIONS["mace-1-motion"], result("mace2d", values, **change), dataset)
     assert verdict.level == "no"
     assert any(why in reason for reason in verdict.reasons), verdict.reasons
+
+
+VBENCH_TRUTH = {f"{key}_reference": float(value) for key, value in printed("mace-1-appearance", "Ground Truth").items()}
+VBENCH_OURS = {key: float(value) for key, value in printed("mace-1-appearance", "MACE-Dance").items()}
+
+
+def appearance(values: dict[str, float | None], fps: float = 16.0, **inputs: Any) -> Any:
+    return judge(SECTIONS["mace-1-appearance"], result("vbench", values, fps=fps, n=200, **inputs), "ma-data")
+
+
+def test_numbers_that_rise_with_an_unstated_frame_rate_are_never_more_than_with_caution() -> None:
+    verdict = appearance({**VBENCH_OURS, **VBENCH_TRUTH}, fps=60.0)
+    assert verdict.level == "with caution"
+    assert verdict.reasons == (
+        "numbers of vbench rise with the frame rate, which the paper does not state; ours are of 60",
+    )
+    mixed = replace(GOOD, presets={**GOOD.presets, "vbench": {"aesthetic_quality": {"value": 50.0, "n": 200}}})
+    assert any("rise with the frame rate" in reason for reason in judge(SECTIONS["mace-5"], mixed, "ma-data").reasons)
+
+
+def test_longer_clips_are_another_measurement_and_counts_of_clips_are_no_lengths() -> None:
+    twenty = {"generated": {"min": 20.0, "median": 20.0, "max": 20.0}}
+    verdict = appearance({**VBENCH_OURS, **VBENCH_TRUTH}, seconds_per_clip=twenty)
+    assert verdict.level == "no"
+    counted = {"generated": {"min": 5.0, "median": 5.0, "max": 5.0, "unknown": 40}}
+    assert appearance({**VBENCH_OURS, **VBENCH_TRUTH}, seconds_per_clip=counted).level == "with caution"
+    unsaid = judge(SECTIONS["mace-1-motion"], replace(GOOD, inputs={"fps": [16.0]}), "ma-data")
+    assert unsaid.reasons == ("the result does not say how long its clips are; the published numbers are of 5 s",)
+    unsaid = judge(SECTIONS["mace-1-motion"], replace(GOOD, inputs={"seconds_per_clip": FIVE}), "ma-data")
+    assert unsaid.reasons == ("the result does not say the frame rate of its clips",)
+
+
+def test_saturated_references_have_to_be_the_printed_ones_and_possible() -> None:
+    near = {key: value + 0.04 for key, value in VBENCH_TRUTH.items()}
+    assert appearance({**VBENCH_OURS, **near}).level == "with caution"
+    for key, value in VBENCH_TRUTH.items():
+        verdict = appearance({**VBENCH_OURS, **VBENCH_TRUTH, key: value + 0.2})
+        assert verdict.level == "no", key
+        assert f"our reference gives {key.removesuffix('_reference')}" in verdict.reasons[0]
+    beyond = {key: value * 1.019 for key, value in VBENCH_TRUTH.items()}
+    reasons = appearance({**VBENCH_OURS, **beyond}).reasons
+    assert len(reasons) == 7
+    assert "motion_smoothness_reference is 100.066 and cannot be more than 100" in reasons
+    assert (
+        "bas is 1.2 and cannot be more than 1"
+        in judge(SECTIONS["mace-1-motion"], result("mace2d", {"bas": 1.2, **MACE_REFERENCE}), "ma-data").reasons
+    )
+
+
+@pytest.mark.parametrize(
+    ("cell", "tolerance"),
+    [("98.20", 0.05), ("9.24", 0.05), ("0.526", 0.005), ("0.201", 0.00402), ("0.51", 0.0102), ("3.7", 0.1)],
+)
+def test_a_printed_cell_allows_a_few_units_of_its_last_digit(cell: str, tolerance: float) -> None:
+    assert ground_truth_tolerance(cell) == pytest.approx(tolerance)
+
+
+def test_a_section_that_says_how_long_or_fast_its_clips_are_is_judged_by_it() -> None:
+    words = {"five": 5.0}
+    seen: dict[str, set[str]] = {"seconds": set(), "fps": set()}
+    for section in KNOWN.sections:
+        told = f"{section.title} {section.n} {section.why}".lower()
+        for kind, pattern in (("seconds", r"clips of (\w+) seconds|(\w+)-second clips"), ("fps", r"at (\d+) fps")):
+            for match in re.finditer(pattern, told):
+                word = next(filter(None, match.groups()))
+                assert getattr(section, kind) == words.get(word, word.isdigit() and float(word)), section.id
+                seen[kind].add(section.id)
+    of_ma_data = {section.id for section in KNOWN.sections if section.dataset == "ma-data"}
+    assert seen["seconds"] == {*of_ma_data, "edge-pfc"}
+    assert seen["fps"] == {"edge-pfc"}
 
 
 def test_all_reasons_are_told_at_once() -> None:
@@ -121,7 +201,9 @@ def test_missing_preset_and_tables_without_a_convention_are_not_comparable() -> 
         ({"fid_k": 17.0}, {}, "nothing of the table's ground truth could be reproduced"),
         ({"fid_k": None, "bas": 0.5, **MACE_REFERENCE}, {}, "fid_k has no value"),
         ({"fid_k": 17.0, **MACE_REFERENCE}, {"n": 40}, "fid_k is of 40 clips in 75 dimensions"),
-        ({"fid_k": 17.0, **MACE_REFERENCE}, {"n": 90}, "Fréchet distances of 90 clips; published: 500"),
+        ({"fid_k": 17.0, **MACE_REFERENCE}, {"n": 90}, "Fréchet distances of 90 (fid_k) clips; published: 500"),
+        ({"fid_k": 17.0, **MACE_REFERENCE}, {"n": None}, "fid_k does not say of how many clips"),
+        ({"fid_k": 0.0, **MACE_REFERENCE}, {"n": 90}, "Fréchet distances of 90 (fid_k) clips"),
         ({"bas": 0.5, **MACE_REFERENCE}, {}, "not measured: fid_k, fid_g, div_k, div_g"),
     ],
 )
@@ -131,6 +213,15 @@ def test_reservations_make_it_a_comparison_with_caution(
     verdict = judge(SECTIONS["mace-1-motion"], result("mace2d", values, **options), "ma-data")
     assert verdict.level == "with caution"
     assert any(why in reason for reason in verdict.reasons), verdict.reasons
+
+
+def test_every_distance_is_held_against_the_number_of_clips() -> None:
+    entries = {**GOOD.presets["mace2d"], "fid_g": {"value": 0.9, "n": 77, "dims": 33}}
+    verdict = judge(SECTIONS["mace-1-motion"], replace(GOOD, presets={"mace2d": entries}), "ma-data")
+    published_n = SECTIONS["mace-1-motion"].n
+    assert verdict.reasons == (f"Fréchet distances of 77 (fid_g) clips; published: {published_n}",)
+    bare = {key: {"value": entry["value"]} for key, entry in entries.items()}
+    assert judge(SECTIONS["mace-1-motion"], replace(GOOD, presets={"mace2d": bare}), "ma-data").level == "with caution"
 
 
 def test_result_without_any_value_is_not_comparable() -> None:

@@ -53,6 +53,17 @@ def media(tmp_path: Path) -> Path:
     return folder
 
 
+def test_videos_are_labelled_by_what_they_are(tmp_path: Path) -> None:
+    page = Page("Players")
+    for name in ("a.mp4", "b.webm", "c.MOV"):
+        (tmp_path / name).write_bytes(b"pictures")
+        page.add_video(tmp_path / name)
+    sources = Reader(page.html(tmp_path)).all("source")
+    assert [(source["src"], source["type"]) for source in sources] == [
+        ("a.mp4", "video/mp4"), ("b.webm", "video/webm"), ("c.MOV", "video/quicktime"),
+    ]  # fmt: skip
+
+
 def test_page_shows_everything_that_was_added(media: Path) -> None:
     page = Page("Demo", "in ten minutes")
     page.add_facts({"clips": 1234, "score": 0.71234, "genre": "house"})
