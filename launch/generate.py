@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from launch.generate_video import VideoMaker, add_video_options, check_video_options
 from launch.options import (
     Parser,
     add_json_option,
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from macedance.motion.files import Motion
 
 FORMATS = ("npz", "bvh", "glb", "mp4")
+_EXAMPLES = """\
+examples:
+  macedance generate --music song.mp3 --model outputs/demo/model --out outputs/dance
+  macedance generate --music song.mp3 --model outputs/demo/model --image me.jpg --appearance models/appearance \\
+      --out outputs/dance"""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -32,10 +38,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="macedance generate",
         description="Dance to a song with a trained Motion Expert.",
-        epilog="example:\n  macedance generate --music song.mp3 --model outputs/demo/model --out outputs/dance",
+        epilog=_EXAMPLES,
     )
     parser.add_argument("--music", required=True, metavar="SONG", help="wav, flac, ogg, mp3, m4a, ...")
-    parser.add_argument("--model", required=True, metavar="DIR|CKPT", help="a model folder or a training checkpoint")
+    parser.add_argument("--model", metavar="DIR|CKPT", help="a model folder or a training checkpoint")
+    parser.add_argument("--motion", metavar="FILE", help="instead of --model: dance this motion, npz")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for <song>-<k>.{npz,bvh,glb,mp4}")
     parser.add_argument("--genre", help="one of the model's genres; drawn by the seed and named when left out")
     parser.add_argument(
@@ -53,6 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
     parser.add_argument("--renderer", choices=("auto", "egl", "software"), default="auto", help="draws the mp4")
     parser.add_argument("--size", type=int, default=640, metavar="PX", help="width and height of the mp4 (default 640)")
+    add_video_options(parser)
     add_json_option(parser)
     return parser
 
@@ -162,6 +170,9 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(f"--beta is {options.beta}", expected="a number above 0 and at most 1")
     if not 64 <= options.size <= 4096 or options.size % 2:
         raise ConfigError(f"--size is {options.size}", expected="an even number of pixels from 64 to 4096")
+    if (options.model is None) == (options.motion is None):
+        raise ConfigError("what dances?", expected="either --model DIR or --motion FILE")
+    check_video_options(options, formats)
     result = generate(options, formats)
     if options.json:
         emit_json(options.json, result)
@@ -170,15 +181,55 @@ def main(arguments: Sequence[str]) -> int:
 
 def generate(options: argparse.Namespace, formats: Sequence[str]) -> dict[str, Any]:
     """Make the dances and their files; returns what ``--json`` prints."""
-    from macedance.music.cache import cache_root
-    from macedance.pipelines.music_to_motion import MusicToMotion
     from macedance.report.progress import Progress
 
     music = Path(options.music)
     check_writable(Path(options.out))
     if "mp4" in formats:
         check_renderer(options.renderer)
-    pipeline = MusicToMotion.load(options.model, weights=options.weights, device=pick_device(options.device))
+    device = pick_device(options.device)
+    maker = None if options.image is None else VideoMaker(options, device)
+    started = time.perf_counter()
+    motions = [read_motion(options, music)] if options.motion is not None else make_dances(options, music, device)
+    seconds = time.perf_counter() - started
+    # The folder is made only now: a bad song or model leaves nothing behind.
+    out = writable_folder(Path(options.out))
+    files: list[str] = []
+    videos: list[dict[str, Any]] = []
+    drawn = [f for f in formats if maker is None or f != "mp4"]
+    for k, motion in enumerate(motions):
+        stem = out / f"{file_stem(music)}-{k}"
+        with Progress(f"drawing dance {k}", motion.num_frames) as bar:
+            made = write_dance(
+                motion, stem, drawn, music=music, renderer=options.renderer, size=options.size, progress=bar
+            )
+        if maker is not None:
+            with Progress(f"showing dance {k}", 1) as bar:
+                more, told = maker.make(motion, stem, k, music, bar)
+            made += more
+            videos.append(told)
+        files += map(str, made)
+    for path in files:
+        say(path)
+    return {
+        "files": files,
+        "genre": motions[0].genre,
+        "seed": options.seed,
+        "frames": motions[0].num_frames,
+        "fps": motions[0].fps,
+        "seconds": motions[0].duration_s,
+        "frames_per_second": len(motions) * motions[0].num_frames / seconds,
+        **({"videos": videos} if maker is not None else {}),
+    }
+
+
+def make_dances(options: argparse.Namespace, music: Path, device: str) -> list[Motion]:
+    """The Motion Expert's dances to the song."""
+    from macedance.music.cache import cache_root
+    from macedance.pipelines.music_to_motion import MusicToMotion
+    from macedance.report.progress import Progress
+
+    pipeline = MusicToMotion.load(options.model, weights=options.weights, device=device)
     choices = {
         "genre": options.genre,
         "beta": options.beta,
@@ -187,33 +238,31 @@ def generate(options: argparse.Namespace, formats: Sequence[str]) -> dict[str, A
         "num_steps": options.steps,
         "num_dances": options.num_dances,
     }
-    started = time.perf_counter()
     with Progress("denoising", 1) as bar:
         motions = pipeline(music, seconds=options.seconds, cache_dir=cache_root() / "music", progress=bar, **choices)
-    seconds = time.perf_counter() - started
     genre = motions[0].genre
     if genre is not None and options.genre is None:
         say(f"genre: {genre} (drawn by seed {options.seed}; name one of {', '.join(pipeline.genres)} with --genre)")
-    # The folder is made only now: a bad song or model leaves nothing behind.
-    out = writable_folder(Path(options.out))
-    files: list[str] = []
-    for k, motion in enumerate(motions):
-        stem = out / f"{file_stem(music)}-{k}"
-        with Progress(f"drawing dance {k}", motion.num_frames) as bar:
-            files += map(
-                str,
-                write_dance(
-                    motion, stem, formats, music=music, renderer=options.renderer, size=options.size, progress=bar
-                ),
-            )
-    for path in files:
-        say(path)
-    return {
-        "files": files,
-        "genre": genre,
-        "seed": options.seed,
-        "frames": motions[0].num_frames,
-        "fps": motions[0].fps,
-        "seconds": motions[0].duration_s,
-        "frames_per_second": len(motions) * motions[0].num_frames / seconds,
-    }
+    return motions
+
+
+def read_motion(options: argparse.Namespace, music: Path) -> Motion:
+    """The motion of a file; that it lasts longer or shorter than the song is said.
+
+    Raises:
+        ConfigError: An option that only a Motion Expert could follow.
+        DataError: No motion, or no sound.
+    """
+    from macedance.motion.files import load_motion
+    from macedance.music.audio import load_audio
+
+    given = [name for name in ("genre", "beta", "seconds", "sampler", "steps") if getattr(options, name) is not None]
+    if given or options.num_dances != 1:
+        names = ", ".join(f"--{name}" for name in given or ["num-dances"])
+        raise ConfigError(f"{names} with --motion: there is nothing to generate", fix="leave it out, or --model DIR")
+    motion = load_motion(options.motion)
+    song_s = load_audio(music).duration_s
+    if abs(song_s - motion.duration_s) > 1 / motion.fps:
+        what = "the rest of the song is cut off" if song_s > motion.duration_s else "the end is silent"
+        say(f"the motion lasts {motion.duration_s:.2f} s, the song {song_s:.2f} s: {what}")
+    return motion

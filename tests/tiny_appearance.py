@@ -92,3 +92,39 @@ def make_expert(
     encoders = AppearanceEncoders(LatentCodec(vae), HashedText(32, 5), face_size=16)
     told: dict[str, Any] = {"fps": 15.0, "num_steps": 2, "known_frames": 1, **config}
     return network, encoders, AppearanceModelConfig(transformer, factors(vae), frames=frames, size=size, **told)
+
+
+def make_dancer() -> Any:
+    """A Motion Expert with random weights."""
+    from macedance.diffusion.guidance import GuidanceFreeTraining
+    from macedance.models.motion_expert import MotionExpert
+    from macedance.motion.normalizer import MinMaxNormalizer
+    from macedance.motion.representation import encode_motion
+    from macedance.pipelines.motion_config import MotionModelConfig
+    from macedance.pipelines.music_to_motion import MusicToMotion, model_config
+
+    torch.manual_seed(0)
+    network = MotionExpert(
+        latent_dim=32, num_dance_layers=1, num_music_layers=1, num_heads=2, feedforward_dim=32, state_dim=4,
+        num_genres=2, frame_music=True,
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    motion, music = MinMaxNormalizer(151), MinMaxNormalizer(35)
+    poses = 0.2 * torch.randn(200, 24, 3, generator=generator)
+    trans = 0.2 * torch.rand(200, 3, generator=generator) + torch.tensor([0.0, 0.9, 0.0])
+    motion.update(encode_motion(poses, trans, 30.0))
+    music.update(10 * torch.randn(200, 35, generator=generator))
+    objective = GuidanceFreeTraining()
+    config = model_config(network, objective, 30.0, 40, ("house", "waltz"))
+    return MusicToMotion(network.eval(), objective, MotionModelConfig.from_dict(config, "here"), motion, music)
+
+
+def write_song(path: Path, seconds: float = 1.5, rate: int = 22050) -> Path:
+    """Clicks on a tone."""
+    import numpy as np
+
+    from macedance.music.audio import write_audio
+
+    time_s = np.arange(round(seconds * rate)) / rate
+    write_audio(path, (0.4 * np.sin(2 * np.pi * 220 * time_s) * (time_s % 0.5 < 0.1)).astype(np.float32), rate)
+    return path

@@ -23,6 +23,8 @@ from macedance.pipelines.appearance_memory import MemoryPlan
 
 #: Told the sampling steps that are done, of one segment.
 StepProgress = Callable[[int], None]
+#: Of one video: at 77 frames each, a month of it.
+_MAX_SEGMENTS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -44,19 +46,21 @@ class Told:
 
 @dataclass(frozen=True)
 class Noise:
-    """The noise of a segment, drawn from the request's seed and the segment's number.
+    """The noise of a segment, drawn from the request's seed and the numbers of video and segment.
 
     Attributes:
         seed: Of the request.
         segment: Number of the segment.
+        video: Number of the video, of several that are made with one seed.
     """
 
     seed: int
     segment: int
+    video: int = 0
 
     def __call__(self, shape: tuple[int, ...]) -> Tensor:
         """Standard normal of a shape, float32."""
-        return sampling_noise(self.seed, self.segment, shape)
+        return sampling_noise(self.seed, self.video * _MAX_SEGMENTS + self.segment, shape)
 
 
 class SegmentSampler:

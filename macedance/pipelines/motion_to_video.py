@@ -173,6 +173,7 @@ class MotionToVideo:
         reference_image: Picture,
         *,
         seed: int = 0,
+        number: int = 0,
         progress: Progress | None = None,
         **choices: Any,
     ) -> Video:
@@ -182,6 +183,7 @@ class MotionToVideo:
             motion: The dance, at any frame rate.
             reference_image: A file, or a picture (H, W, 3) uint8, RGB.
             seed: Of the noise.
+            number: Of the video, where several are made with one seed.
             progress: Told (steps done, steps in all).
             choices: Fields of VideoSettings for this call: ``num_steps``, ``lora_scale``, ``prompt``, ...
 
@@ -192,7 +194,11 @@ class MotionToVideo:
         """
         reference = self.reference(reference_image, **choices)
         driving = self.drive(motion, reference, **choices)
-        return self._gathered(self.frames(driving, reference, seed=seed, progress=progress, **choices), driving)
+        return self.animate(driving, reference, seed=seed, number=number, progress=progress, **choices)
+
+    def animate(self, driving: Video, reference: Reference | np.ndarray, **options: Any) -> Video:
+        """The video of a driving video, in memory; arguments and errors as those of `frames`."""
+        return Video.from_frames(np.concatenate(list(self.frames(driving, reference, **options))), driving.fps)
 
     def reference(self, reference_image: Picture, **choices: Any) -> Reference:
         """A picture at the size of the videos that are made of it, with its person where somebody looks for them.
@@ -239,6 +245,7 @@ class MotionToVideo:
         reference: Reference | np.ndarray,
         *,
         seed: int = 0,
+        number: int = 0,
         progress: Progress | None = None,
         **choices: Any,
     ) -> Iterator[np.ndarray]:
@@ -248,6 +255,7 @@ class MotionToVideo:
             driving: The driving video; its size is the video's.
             reference: The reference picture at that size; see `reference`.
             seed: Of the noise.
+            number: Of the video, where several are made with one seed.
             progress: Told (steps done, steps in all).
             choices: Fields of VideoSettings.
 
@@ -267,7 +275,7 @@ class MotionToVideo:
         self.config.geometry.check(1, driving.height, driving.width)
         count = driving.num_frames or sum(1 for _ in driving.pictures())
         segments = plan_segments(count, settings.segment_frames, settings.known_frames, self.config.geometry)
-        return self._made(driving, image, segments, settings, seed, progress)
+        return self._made(driving, image, segments, settings, (seed, number), progress)
 
     def _made(
         self,
@@ -275,7 +283,7 @@ class MotionToVideo:
         image: np.ndarray,
         segments: list[Segment],
         settings: CompleteSettings,
-        seed: int,
+        drawn: tuple[int, int],
         progress: Progress | None,
     ) -> Iterator[np.ndarray]:
         self._set_adapters(settings.lora_scale)
@@ -289,7 +297,7 @@ class MotionToVideo:
                 told,
                 pictures,
                 None if given is None else given[None],
-                Noise(seed, segment.number),
+                Noise(drawn[0], segment.number, drawn[1]),
                 steps,
                 settings.guidance_scale,
                 _after(progress, segment.number * steps, len(segments) * steps),
@@ -307,8 +315,16 @@ class MotionToVideo:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What else the videos depend on."""
-        told = self._complete({})
+        """What else the videos depend on, as JSON would hold it."""
+        return self.described()
+
+    def described(self, **choices: Any) -> dict[str, Any]:
+        """The settings of a call with these choices, as JSON would hold them.
+
+        Raises:
+            ConfigError: Settings that the model cannot follow.
+        """
+        told = self._complete(choices)
         return {
             "size": [told.size[1], told.size[0]],
             "camera": told.camera,
@@ -341,7 +357,7 @@ class MotionToVideo:
         """
         driving = self.drive(motion)
         reference = place_reference(check_reference_image(reference_image), driving.width, driving.height)
-        return self._gathered(self.frames(driving, reference, seed=seed), driving)
+        return self.animate(driving, reference, seed=seed)
 
     def render_keypoints(
         self, keypoints_TK3: np.ndarray, fps: float, reference_image: np.ndarray, *, seed: int = 0
@@ -366,7 +382,7 @@ class MotionToVideo:
         drawn = np.stack([draw_pose(body[frame], height, width) for frame in chosen])
         reference = place_reference(image, width, height)
         driving = Video.from_frames(drawn, self.fps)
-        return self._gathered(self.frames(driving, reference, seed=seed), driving)
+        return self.animate(driving, reference, seed=seed)
 
     def driving_keypoints(self, motion: Danced) -> np.ndarray:
         """Where `render` draws the joints: COCO's (T, 17, 3); see MotionRenderer.
@@ -393,9 +409,6 @@ class MotionToVideo:
         scales = {**({} if self.lora is None else {OWN_LORA: scale}), **self._extra}
         if scales:
             self.network.transformer.set_adapters(list(scales), list(scales.values()))
-
-    def _gathered(self, portions: Iterator[np.ndarray], driving: Video) -> Video:
-        return Video.from_frames(np.concatenate(list(portions)), driving.fps)
 
 
 def _after(progress: Progress | None, done: int, total: int) -> Callable[[int], None] | None:

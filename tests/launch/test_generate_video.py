@@ -1,0 +1,162 @@
+"""`macedance generate --image`: a person of a picture dances; what it writes, says and refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_appearance as tiny
+from PIL import Image
+
+from launch.main import main
+from macedance.motion.files import Motion, load_motion, save_motion
+from macedance.pipelines.motion_to_video import MotionToVideo
+from macedance.rendering.probe import probe_video
+from macedance.vision.video import Video
+
+
+@pytest.fixture(scope="module")
+def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with everything that a user has."""
+    folder = tmp_path_factory.mktemp("things")
+    tiny.write_song(folder / "my song.wav")
+    tiny.make_dancer().save_pretrained(folder / "dancer")
+    MotionToVideo(*tiny.make_expert()).save_pretrained(folder / "appearance")
+    pixels = np.random.default_rng(0).integers(0, 256, (120, 90, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "me.png")
+    time_s = np.arange(30) / 30
+    poses = np.zeros((30, 24, 3), dtype=np.float32)
+    poses[:, 16, 2] = np.sin(4 * time_s)
+    trans = np.stack([0 * time_s, 0 * time_s + 0.95, 0 * time_s], axis=-1)
+    save_motion(folder / "dance.npz", Motion(poses, trans, 30.0))
+    return folder
+
+
+def generate(things: Path, out: Path, *extra: str, source: tuple[str, str] | None = None) -> int:
+    which, name = source or ("--motion", "dance.npz")
+    return main(
+        ["generate", "--music", str(things / "my song.wav"), which, str(things / name), "--out", str(out), *extra]
+    )
+
+
+def with_image(things: Path, *extra: str, appearance: str | None = "appearance") -> list[str]:
+    model = [] if appearance is None else ["--appearance", str(things / appearance)]
+    return ["--image", str(things / "me.png"), *model, *extra]
+
+
+def test_a_song_and_a_picture(things: Path, tmp_path: Path, capsys: Any) -> None:
+    options = ["--num-dances", "2", "--steps", "2", "--genre", "house", "--video-steps", "1", "--json"]
+    source = ("--model", "dancer")
+    assert generate(things, tmp_path / "out", *with_image(things, *options), source=source) == 0
+    told = capsys.readouterr()
+    result = json.loads(told.out)
+    names = {f"my_song-{k}{end}" for k in (0, 1) for end in (".npz", ".bvh", ".glb", ".mp4", "-driving.mp4")}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    assert {Path(file).name for file in result["files"]} == names
+    for k in (0, 1):
+        motion = load_motion(tmp_path / "out" / f"my_song-{k}.npz")
+        facts = probe_video(tmp_path / "out" / f"my_song-{k}.mp4")
+        assert facts.num_frames == round(motion.duration_s * 15)
+        assert (facts.width, facts.height) == (32, 48)  # upright, as the picture is
+        assert abs(facts.duration_s - facts.audio_duration_s) < 1 / 15
+        driving = probe_video(tmp_path / "out" / f"my_song-{k}-driving.mp4")
+        assert (driving.num_frames, driving.width, driving.height) == (facts.num_frames, 32, 48)
+        video = result["videos"][k]
+        assert video["frames"] == facts.num_frames
+        assert video["settings"]["steps"] == 1
+        assert video["settings"]["size"] == video["size"] == [32, 48]
+        assert set(video["weights"]) == {"appearance_expert", "vae", "text_encoder"}
+        assert video["person_found"] is False
+    assert "nobody looks for the person" in told.err
+    one, two = (Video.open(tmp_path / "out" / f"my_song-{k}.mp4").frames() for k in (0, 1))
+    assert not np.array_equal(one, two)
+
+
+def test_without_an_appearance_model_a_mannequin_dances_and_it_is_said(
+    things: Path, tmp_path: Path, capsys: Any
+) -> None:
+    options = with_image(things, "--size", "96", "--formats", "mp4", "--json", appearance=None)
+    assert generate(things, tmp_path / "out", *options) == 0
+    told = capsys.readouterr()
+    assert "there is no model that could show the person" in told.err
+    result = json.loads(told.out)
+    assert result["videos"][0]["model"] is None
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"my_song-0.mp4", "my_song-0-driving.mp4"}
+    facts = probe_video(tmp_path / "out" / "my_song-0.mp4")
+    assert (facts.num_frames, facts.width, facts.audio_codec) == (30, 96, "aac")
+    assert probe_video(tmp_path / "out" / "my_song-0-driving.mp4").num_frames == 30
+
+
+def test_a_motion_of_another_length_than_the_song(things: Path, tmp_path: Path, capsys: Any) -> None:
+    assert generate(things, tmp_path / "out", *with_image(things, "--formats", "mp4", "--video-steps", "1")) == 0
+    assert "the motion lasts 1.00 s, the song 1.50 s: the rest of the song is cut off" in capsys.readouterr().err
+    facts = probe_video(tmp_path / "out" / "my_song-0.mp4")
+    assert facts.num_frames == 15
+    assert abs(facts.audio_duration_s - 1.0) < 0.07
+    long = load_motion(things / "dance.npz")
+    save_motion(tmp_path / "long.npz", Motion(np.tile(long.poses, (2, 1, 1)), np.tile(long.trans, (2, 1)), 30.0))
+    source = ("--motion", str(tmp_path / "long.npz"))
+    assert generate(things, tmp_path / "two", *with_image(things, "--formats", "mp4"), source=source) == 0
+    assert "the end is silent" in capsys.readouterr().err
+    assert abs(probe_video(tmp_path / "two" / "my_song-0.mp4").audio_duration_s - 2.0) < 0.07
+
+
+def test_every_option_arrives(things: Path, tmp_path: Path, capsys: Any) -> None:
+    options = [
+        "--formats", "mp4", "--video-steps", "3", "--guidance", "2", "--prompt", "rain", "--video-size", "48x32",
+        "--camera", "follow", "--driving", "mesh", "--person", "off", "--segment-frames", "5", "--known-frames", "2",
+        "--no-colour-match", "--offload", "blocks", "--precision", "float32", "--json", "--device", "cpu",
+    ]  # fmt: skip
+    assert generate(things, tmp_path / "out", *with_image(things, *options)) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["videos"][0]["settings"] == {
+        "size": [48, 32], "camera": "follow", "driving": "MeshDriver", "steps": 3, "lora_scale": None, "adapters": {},
+        "guidance_scale": 2.0, "segment_frames": 5, "known_frames": 2, "match_colours": False, "prompt": "rain",
+    }  # fmt: skip
+    assert "nobody looks" not in told.err
+
+
+IMAGE = ("--image", "{things}/me.png")
+MODEL = ("--appearance", "{things}/appearance")
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--appearance", "x"], "--appearance without a picture"),
+        ([*IMAGE, "--formats", "npz"], "add mp4 to --formats"),
+        ([*IMAGE, "--video-steps", "4"], "--video-steps without a model"),
+        ([*IMAGE, "--appearance", "/nowhere"], "no such folder"),
+        ([*IMAGE, "--appearance", "{things}/dancer"], "no Appearance Expert"),
+        (["--image", "{things}/none.png", "--appearance", "{things}/appearance"], "picture cannot be read"),
+        (["--image", "{things}/my song.wav", "--appearance", "{things}/appearance"], "no picture"),
+        ([*IMAGE, *MODEL, "--video-size", "48"], "--video-size"),
+        ([*IMAGE, *MODEL, "--video-size", "50x30"], "48 x 32"),
+        ([*IMAGE, *MODEL, "--lora-scale", ".5"], "no low-rank"),
+        ([*IMAGE, *MODEL, "--lora", "{things}/me.png:0.5"], "adapters"),
+        ([*IMAGE, *MODEL, "--video-steps", "0"], "0 sampling"),
+        ([*IMAGE, *MODEL, "--person", "vitpose"], "no weights"),
+        (["--genre", "house"], "--genre with --motion"),
+        (["--model", "{things}/dancer"], "either --model DIR or --motion FILE"),
+    ],
+)
+def test_one_clear_error_and_nothing_is_left_behind(
+    things: Path, tmp_path: Path, capsys: Any, extra: list[str], message: str
+) -> None:
+    given = [text.format(things=things) for text in extra]
+    assert generate(things, tmp_path / "out", *given) == 2
+    told = capsys.readouterr().err.strip().splitlines()
+    assert message in told[-1]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_motion_with_holes_is_refused(things: Path, tmp_path: Path, capsys: Any) -> None:
+    motion = load_motion(things / "dance.npz")
+    poses = motion.poses.copy()
+    poses[3] = np.nan
+    np.savez(tmp_path / "bad.npz", poses=poses, trans=motion.trans, fps=30.0)
+    assert generate(things, tmp_path / "out", source=("--motion", str(tmp_path / "bad.npz"))) == 2
+    assert "NaN" in capsys.readouterr().err
