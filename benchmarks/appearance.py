@@ -176,9 +176,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def report(result: dict[str, Any]) -> None:
-    clip = result["clip"]
+    clip, rate = result["clip"], result["matmul_flops_per_s"] / 1e12
     print(
-        f"{result['device']}, torch {result['torch']}, matmul {result['matmul_flops_per_s'] / 1e12:.1f} TFLOP/s in bf16,"
+        f"{result['device']}, torch {result['torch']}, matmul {rate:.1f} TFLOP/s in bf16,"
         f" one clip of {clip['frames']} x {clip['height']} x {clip['width']}"
     )
     print("stage       trained        step s   peak GB  expected GB   MFU    HFU")
