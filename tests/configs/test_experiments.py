@@ -16,7 +16,7 @@ from launch.training_cli import ParsingCLI, build_cli
 
 EXPERIMENTS = sorted(shipped_configs("experiments"))
 #: The debug file of each model family: constructor names differ.
-DEBUG = {"mace_motion": "debug/mace_motion_cpu"}
+DEBUG = {"mace_motion": "debug/mace_motion_cpu", "appearance": "debug/appearance_cpu"}
 
 
 def family(name: str) -> str:
@@ -27,6 +27,8 @@ def test_there_are_experiments_and_their_names_have_a_family() -> None:
     assert {"mace_motion_demo", "mace_motion_finedance", "mace_motion_released", "mace_motion_finetune"} <= set(
         EXPERIMENTS
     )
+    stages = ("kinematic480", "kinematic720", "aesthetic720", "wo_kinematic", "wo_aesthetic", "zeroshot")
+    assert {f"appearance_{stage}_madata" for stage in stages} <= set(EXPERIMENTS)
     assert all(family(name) for name in EXPERIMENTS)
 
 
@@ -39,14 +41,40 @@ def test_an_experiment_parses_and_builds(name: str) -> None:
     assert sum(p.numel() for p in cli.model.network.parameters()) > 0
 
 
+@pytest.fixture(scope="module")
+def tiny_latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Toy clips of dancers as latents of the debug file's autoencoder."""
+    from diffusers import AutoencoderKLWan
+
+    from datamodules.appearance_corpora import build_toy_corpus
+    from datamodules.appearance_encoding import EncodeSettings, encode_corpus
+    from macedance.appearance_data.toy.corpus import ToySettings
+    from macedance.models.appearance_expert.codec import LatentCodec
+    from macedance.models.appearance_expert.encoders import AppearanceEncoders, HashedText
+
+    folder = tmp_path_factory.mktemp("latents")
+    settings = ToySettings(train=4, val=1, test=1, width=32, height=32, frames=5, spare_frames=2)
+    build_toy_corpus(folder / "clips", settings)
+    vae = AutoencoderKLWan(
+        base_dim=4, z_dim=4, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[False], patch_size=2,
+        in_channels=12, out_channels=12, scale_factor_spatial=4, scale_factor_temporal=1,
+        latents_mean=[0.0] * 4, latents_std=[1.0] * 4,
+    )  # fmt: skip
+    encoders = AppearanceEncoders(LatentCodec(vae), HashedText(16, 4), None, 16)
+    encode_corpus(folder / "clips", folder / "encoded", encoders, EncodeSettings(5))
+    return folder / "encoded"
+
+
 @pytest.mark.parametrize("name", [n for n in EXPERIMENTS if "finetune" not in n])
-def test_an_experiment_takes_two_steps(name: str, tmp_path: Path, tiny_corpus: Path) -> None:
+def test_an_experiment_takes_two_steps(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    corpus = request.getfixturevalue({"mace_motion": "tiny_corpus", "appearance": "tiny_latents"}[family(name)])
     run = train(
         [
             f"--config={name}",
             f"--config={DEBUG[family(name)]}",
             f"--run_dir={tmp_path / 'run'}",
-            f"--data.shards={tiny_corpus}",
+            f"--data.shards={corpus}",
+            *(["--data.mixture=null"] if family(name) == "appearance" else []),
         ]
     )
     assert run.trainer.global_step == 2
@@ -61,6 +89,12 @@ def test_debug_files_shrink_and_change_nothing_else() -> None:
         "max_steps", "val_check_interval", "precision", "accelerator", "limit_val_batches", "latent_dim",
         "num_dance_layers", "num_music_layers", "num_heads", "feedforward_dim", "state_dim", "global_batch_size",
         "window_frames", "num_workers",
+        # Of the Appearance Expert; weights and the stage before are left out.
+        "init_from", "weights", "frames", "buckets", "patch_size", "num_attention_heads", "attention_head_dim",
+        "text_dim", "freq_dim", "ffn_dim", "num_layers", "image_dim", "added_kv_proj_dim", "rope_max_seq_len",
+        "4", "8", "16", "motion_encoder_size", "motion_style_dim", "motion_dim", "motion_encoder_dim",
+        "face_encoder_hidden_dim", "face_encoder_num_heads", "inject_face_latents_blocks", "z_dim",
+        "scale_factor_spatial", "scale_factor_temporal",
     }  # fmt: skip
 
     def leaves(node: object, key: str = "") -> list[str]:
