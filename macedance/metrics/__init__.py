@@ -1,1 +1,1 @@
-"""Motion metrics as torchmetrics classes over pure functions."""
+"""Metrics of dances and of videos, as torchmetrics classes over pure functions, and the protocol that they make up."""
