@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 
 from launch.evaluate_cascade_inputs import DEFAULT_RENDERER, make_renderer, read_cascade
 from launch.evaluate_output import check_outputs
-from launch.keypoint_sources import KEYPOINT_SOURCES, keypoint_source
+from launch.keypoint_sources import KEYPOINT_SOURCES, best_keypoint_source, keypoint_source
 from launch.options import Parser, add_json_option, positive_float, positive_int, say
-from macedance.errors import ConfigError, DependencyError
+from macedance.errors import ConfigError
 
 if TYPE_CHECKING:
     from macedance.metrics.cascade import Cascade, Judges
     from macedance.metrics.protocol_result import ProtocolResult
 
-NO_KEYPOINTS = "none"
+AUTO, NO_KEYPOINTS = "auto", "none"
 NOTHING = "none"
 
 _EPILOG = """\
@@ -66,8 +66,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--keypoints",
-        choices=(*KEYPOINT_SOURCES, NO_KEYPOINTS),
-        help="who finds the dancer in the videos (default: blazepose where its weights are)",
+        choices=(AUTO, *KEYPOINT_SOURCES, NO_KEYPOINTS),
+        default=AUTO,
+        help="what finds the dancer (default auto: ViTPose or else BlazePose, where their weights are)",
     )
     parser.add_argument(
         "--perturbations",
@@ -168,13 +169,10 @@ def _judges(options: argparse.Namespace, device: str) -> Judges:
     from macedance.metrics.cascade.available import available_judges
 
     source, why = None, "--keypoints none"
-    if options.keypoints != NO_KEYPOINTS:
-        try:
-            source = keypoint_source(options.keypoints or "blazepose", options.weights, options.device)
-        except DependencyError as error:
-            if options.keypoints:
-                raise
-            why = str(error)
+    if options.keypoints == AUTO:
+        source, why = best_keypoint_source(options.weights, options.device)
+    elif options.keypoints != NO_KEYPOINTS:
+        source = keypoint_source(options.keypoints, options.weights, options.device)
     return available_judges(
         options.weights, keypoints=source, no_keypoints=why, device=device, vbench=not options.no_vbench
     )

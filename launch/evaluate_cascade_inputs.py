@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from macedance.metrics.cascade import CascadeClip
     from macedance.rendering.motion_to_video import Danced, MotionRenderer
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 DEFAULT_RENDERER = "macedance.rendering.MeshDancer"
 
 
@@ -48,16 +47,20 @@ def read_cascade(options: argparse.Namespace) -> CascadeInputs:
         ConfigError: An impossible option.
     """
     from macedance.metrics.cascade import CascadeClip
+    from macedance.metrics.clips import clip_files
 
     motions: dict[str, dict[str, Danced]] = {}
     left_out: dict[str, dict[str, str]] = {}
+    ignored: list[str] = []
     only = _chosen(options)
     errors: list[DataError] = []
     for which in ("generated", "reference"):
         try:
+            folder = Path(getattr(options, which))
             motions[which], left_out[which] = read_motions(
-                Path(getattr(options, which)), fps=options.fps, leave_out_bad=options.leave_out_bad, only=only
+                folder, fps=options.fps, leave_out_bad=options.leave_out_bad, only=only
             )
+            ignored += _ignored_note(which, clip_files(folder)[1], "motions")
         except DataError as error:
             errors.append(error)
     if len(errors) > 1:
@@ -66,9 +69,14 @@ def read_cascade(options: argparse.Namespace) -> CascadeInputs:
     if errors:
         raise errors[0]
     _pair(motions, left_out)
-    notes = _equal_lengths(motions, options.max_seconds)
+    notes = ignored + _equal_lengths(motions, options.max_seconds)
     names = sorted(motions["reference"])
-    pictures = read_pictures(Path(options.reference_images), names) if options.reference_images else {}
+    if only is not None:
+        notes.append(f"{len(names)} clips, drawn by the seed {options.seed} (--max-clips), are compared")
+    pictures: dict[str, np.ndarray] = {}
+    if options.reference_images:
+        pictures = read_pictures(Path(options.reference_images), names)
+        notes += picture_notes(Path(options.reference_images), names)
     videos: dict[str, Any] = {}
     if options.videos:
         videos, left_out["videos"], more = read_true_videos(
@@ -113,28 +121,26 @@ def read_pictures(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     """The reference image (H, W, 3) uint8 RGB of each clip: one picture for all, or a folder with one for each.
 
     Raises:
-        DataError: Nothing there, clips without a picture (all are listed), or files that are no pictures (likewise).
+        DataError: Nothing there, a file that is no picture, or clips without one, with two or with a damaged one (all
+            are listed).
     """
+    from macedance.vision import picture_folders
+    from macedance.vision.pictures import read_picture
+
     if path.is_file():
-        picture = _read_picture(path)
-        if picture is None:
-            raise DataError("not a picture that can be read", where=path, expected=f"one of {' '.join(PICTURES)}")
-        return dict.fromkeys(names, picture)
+        return dict.fromkeys(names, read_picture(path))
     if not path.is_dir():
         raise DataError("no such file or folder", where=path, expected="a picture, or a folder with one for each clip")
-    files = {file.stem: file for file in sorted(path.iterdir()) if file.suffix.lower() in PICTURES}
-    lacking = [name for name in names if name not in files]
-    if lacking:
-        raise DataError(
-            f"{len(lacking)} clips have no reference image: {', '.join(lacking)}",
-            where=path,
-            expected=f"<clip>{'|'.join(PICTURES)} for each",
-        )
-    read = {name: _read_picture(files[name]) for name in names}
-    bad = [files[name].name for name, picture in read.items() if picture is None]
-    if bad:
-        raise DataError(f"{len(bad)} files are no pictures that can be read: {', '.join(bad)}", where=path)
-    return {name: picture for name, picture in read.items() if picture is not None}
+    return picture_folders.read_pictures(path, names)
+
+
+def picture_notes(path: Path, names: Sequence[str]) -> list[str]:
+    """Whose pictures were given, and which files of their folder are of no clip."""
+    if path.is_file():
+        return [f"the reference image of all clips is {path.name}"]
+    others = [file.name for file in sorted(path.iterdir()) if file.is_file() and file.stem not in set(names)]
+    more = f"; of no clip: {', '.join(others)}" if others else ""
+    return [f"the reference images of the {len(names)} clips are those of the folder {path.name}{more}"]
 
 
 def read_true_videos(
@@ -164,8 +170,17 @@ def read_true_videos(
         if video.num_frames
     }
     other = [f"{name} ({a:.2f} s, motion {b:.2f} s)" for name, (a, b) in seconds.items() if abs(a - b) > 0.1]
-    note = f"{len(other)} true videos are not as long as their motion: {', '.join(other)}"
-    return videos, dict(found.left_out), [note] if other else []
+    notes = _ignored_note("true videos'", found.ignored, "videos")
+    strangers = [video.name for video in found.videos if video.name not in motions]
+    if strangers:
+        notes.append(f"{len(strangers)} true videos are of no clip that is compared: {', '.join(strangers)}")
+    if other:
+        notes.append(f"{len(other)} true videos are not as long as their motion: {', '.join(other)}")
+    return videos, dict(found.left_out), notes
+
+
+def _ignored_note(which: str, files: Sequence[str], what: str) -> list[str]:
+    return [f"files of the {which} folder that are no {what}: {', '.join(files)}"] if files else []
 
 
 def make_renderer(options: argparse.Namespace, fps: float) -> MotionRenderer:
@@ -295,14 +310,3 @@ def _has_rotations(path: Path) -> bool:
 
     with zipfile.ZipFile(path) as archive:
         return {"poses.npy", "trans.npy"} <= set(archive.namelist())
-
-
-def _read_picture(path: Path) -> np.ndarray | None:
-    import cv2
-    import numpy as np
-
-    try:
-        pixels = cv2.imdecode(np.frombuffer(path.read_bytes(), dtype=np.uint8), cv2.IMREAD_COLOR)
-    except (OSError, cv2.error):
-        return None
-    return None if pixels is None else np.ascontiguousarray(pixels[..., ::-1])

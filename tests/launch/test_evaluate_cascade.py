@@ -6,15 +6,20 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from launch import keypoint_sources
 from launch.evaluate_cascade_inputs import read_pictures
 from launch.main import main
+from macedance.errors import DataError, DependencyError
 from macedance.metrics.protocol_result import read_protocol
 from macedance.motion.files import Motion, save_motion
 from macedance.rendering import MeshDancer, VideoWriter, save_png
+from macedance.vision.keypoints import VideoKeypoints
 from macedance.vision.video import Video
 
 SIDE = 64
@@ -35,6 +40,21 @@ def dance(seed: int, frames: int = 8, fps: float = 30.0) -> Motion:
 
 class CropDancer(MeshDancer):
     """A renderer of a user's own, found by its path."""
+
+
+class Spots:
+    """Finds a keypoint of every kind at the middle of every picture."""
+
+    name, layout = "spots", "coco_17"
+
+    def __init__(self) -> None:
+        self.weights, self.settings = {"spots": "1" * 64}, {}
+
+    def __call__(self, video: Video, progress: object = None) -> VideoKeypoints:
+        frames = sum(len(chunk) for chunk in video.chunks())
+        box = np.tile([16.0, 8.0, 48.0, 56.0], (frames, 1))
+        points = np.tile([32.0, 32.0, 1.0], (frames, 17, 1))
+        return VideoKeypoints(points, video.fps, video.name, box, np.ones(frames), width=SIDE, height=SIDE)
 
 
 class NoDancer:
@@ -134,12 +154,78 @@ def test_own_renderer_pictures_and_true_videos(
 
 
 def test_one_picture_for_all_and_pictures_by_name(tmp_path: Path) -> None:
-    picture = np.random.default_rng(0).integers(0, 255, (10, 12, 3)).astype(np.uint8)
+    picture = np.random.default_rng(0).integers(0, 255, (64, 72, 3)).astype(np.uint8)
     save_png(picture, tmp_path / "a.png")
     found = read_pictures(tmp_path / "a.png", ["x", "y"])
     assert list(found) == ["x", "y"]
     np.testing.assert_array_equal(found["y"], picture)
     np.testing.assert_array_equal(read_pictures(tmp_path, ["a"])["a"], picture)
+    # As a person sees them: turned as a camera says, which a reader of plain pixels does not.
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray(picture).save(tmp_path / "b.png", exif=turned)
+    assert read_pictures(tmp_path, ["b"])["b"].shape == (72, 64, 3)
+    save_png(picture, tmp_path / "b.jpg")
+    with pytest.raises(DataError, match=r"b: b.jpg and b.png"):
+        read_pictures(tmp_path, ["b"])
+
+
+def test_what_was_not_used_is_said_and_the_pictures_are_in_the_hash(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    by = MeshDancer(SIDE, SIDE, backend="software", samples=1)
+    for genre, folder in (("krump", "krump"), ("house", "house")):
+        for index in range(3):
+            picture = by.reference_image(replace(dance(0), genre=genre))
+            save_png(picture, tmp_path / folder / f"d{index}.png")
+    (tmp_path / "krump" / "z.png").write_bytes((tmp_path / "krump" / "d0.png").read_bytes())
+    videos = some_video(tmp_path / "videos")
+    (videos / "list.txt").write_text("d0")
+    (folders[0] / "readme.md").write_text("dances")
+    for index in range(3):
+        write_video(videos / f"d{index}.mp4", Video.from_frames(np.zeros((8, SIDE, SIDE, 3), np.uint8), 30.0))
+
+    def told(*extra: str) -> tuple[dict[str, Any], list[str]]:
+        assert evaluate(*folders, "--perturbations", "none", "--json", *extra) == 0
+        result = json.loads(capsys.readouterr().out)
+        return result, result["inputs"]["notes"].get("cascade", [])
+
+    _, notes = told("--reference-images", str(tmp_path / "krump"), "--videos", str(videos), "--max-clips", "2")
+    for words in (
+        "files of the generated folder that are no motions: readme.md",
+        "2 clips, drawn by the seed 0",
+        "files of the true videos' folder that are no videos: list.txt",
+        "true videos are of no clip that is compared: ",
+        "reference images of the 2 clips are those of the folder krump; of no clip: ",
+    ):
+        assert any(words in note for note in notes), words
+    assert any("z.png" in note for note in notes)
+    assert any(note.endswith(", z") for note in notes)
+    given = [told("--reference-images", str(tmp_path / which))[0] for which in ("krump", "house")]
+    own, notes = told()
+    images = [one["conventions"]["cascade"]["reference_images"] for one in (*given, own)]
+    assert [one["given"] for one in images] == [3, 3, 0]
+    assert images[2]["sha256"] is None
+    assert len({one["hash"] for one in (*given, own)}) == 3
+
+
+def test_the_best_source_of_keypoints_is_that_of_other_commands(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ViTPose where it is, BlazePose where it is not; one choice for commands and callbacks."""
+
+    def lacking(weights: object, device: str) -> Any:
+        raise DependencyError("no weights of it")
+
+    monkeypatch.setattr(keypoint_sources, "KEYPOINT_SOURCES", {"blazepose": lacking, "vitpose": lambda w, d: Spots()})
+    quick = [option for option in QUICK if option not in ("--keypoints", "none")]
+    command = ["evaluate", "cascade", "--generated", str(folders[0]), "--reference", str(folders[1]), *quick]
+    assert main([*command, "--perturbations", "none", "--max-clips", "1", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["weights"] == {"spots": "1" * 64}
+    assert result["presets"]["ground_truth"]["missing"]["value"] == 0.0
+    assert main([*command, "--keypoints", "blazepose"]) == 2
+    assert "no weights of it" in capsys.readouterr().err
 
 
 def test_clips_of_other_lengths_and_rates_are_brought_together_and_named(
@@ -173,11 +259,11 @@ def test_bad_input_is_one_line_that_names_everything(
     assert "width of 65" in refused("--size", "65")
     assert "no such file or folder" in refused("--reference-images", str(tmp_path / "nowhere"))
     (tmp_path / "d0.png").write_text("no picture")
-    assert "2 clips have no reference image: d1, d2" in refused("--reference-images", str(tmp_path))
-    (tmp_path / "d1.png").write_text("no picture")
     (tmp_path / "d2.png").write_text("no picture")
     said = refused("--reference-images", str(tmp_path))
-    assert "3 files are no pictures that can be read: d0.png, d1.png, d2.png" in said
+    assert "3 of 3 names" in said
+    assert "d0: the file is no picture; d1: none; d2: the file is no picture" in said
+    assert "the file is no picture" in refused("--reference-images", str(tmp_path / "d0.png"))
     (ours / "d0.npz").rename(ours / "e0.npz")
     (theirs / "d2.npz").unlink()
     said = refused()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
@@ -85,7 +86,7 @@ def cascade_report(
     """The result of the scores of all arms, of all ranks together; see evaluate_cascade.
 
     Args:
-        cascade: Any rank's: its renderer, judges and settings are what is recorded.
+        cascade: One with all clips: they, its renderer, judges and settings are what is recorded.
         arms: Each arm once.
         gates: Limits of the differences.
         resamples: Of the bootstrap; 0: no intervals.
@@ -122,6 +123,7 @@ def cascade_report(
     conventions = {
         "renderer": type(renderer).__name__,
         "renderer_settings": dict(renderer.settings),
+        "reference_images": _pictures(cascade),
         "judges": dict(judges.settings),
         "perturbations": perturbation_settings(cascade.perturbations),
         "levels": list(cascade.levels),
@@ -145,6 +147,16 @@ def _explained(scores: ArmScores, keys: Sequence[str]) -> ArmScores:
     """The scores with a reason for every key that has no value at all."""
     reasons = {key: NOT_JUDGED for key in keys if key not in scores.values} | dict(scores.reasons)
     return replace(scores, reasons=reasons)
+
+
+def _pictures(cascade: Cascade) -> dict[str, Any]:
+    """Of how many clips pictures were given, and their content; the renderer drew those of the others."""
+    given = {clip.name: clip.reference_image for clip in cascade.clips if clip.reference_image is not None}
+    digest = hashlib.sha256()
+    for name, picture in sorted(given.items(), key=lambda item: item[0]):
+        digest.update(f"{name} {picture.shape} ".encode())
+        digest.update(np.ascontiguousarray(picture).tobytes())
+    return {"given": len(given), "sha256": digest.hexdigest() if given else None}
 
 
 def _rates(cascade: Cascade) -> list[float]:
