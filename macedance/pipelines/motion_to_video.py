@@ -417,20 +417,3 @@ def _after(progress: Progress | None, done: int, total: int) -> Callable[[int], 
         return None
     report = progress
     return lambda step: report(done + step, total)
-
-
-def load_motion_to_video(
-    folder: str, device: str = "cpu", encoders: str | None = None, offload: Offload = "none", **settings: Any
-) -> MotionToVideo:
-    """A renderer from a model folder and plain values: for configs, and ``macedance evaluate cascade --renderer``.
-
-    Args:
-        folder: As of `MotionToVideo.from_pretrained`; ``device``, ``encoders`` and ``offload`` likewise.
-        device: Where to run.
-        encoders: Folder of the frozen encoders.
-        offload: What waits in the host's memory.
-        settings: Fields of VideoSettings; ``size`` as [height, width].
-    """
-    size = settings.pop("size", None)
-    chosen = VideoSettings(size=None if size is None else (int(size[0]), int(size[1])), **settings)
-    return MotionToVideo.from_pretrained(folder, device=device, encoders=encoders, offload=offload, settings=chosen)

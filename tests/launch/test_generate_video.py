@@ -160,3 +160,38 @@ def test_a_motion_with_holes_is_refused(things: Path, tmp_path: Path, capsys: An
     np.savez(tmp_path / "bad.npz", poses=poses, trans=motion.trans, fps=30.0)
     assert generate(things, tmp_path / "out", source=("--motion", str(tmp_path / "bad.npz"))) == 2
     assert "NaN" in capsys.readouterr().err
+
+
+RENDERER = "macedance.pipelines.renderers.appearance_expert"
+
+
+def test_the_cascade_is_judged_with_it(things: Path, tmp_path: Path, capsys: Any) -> None:
+    motion = load_motion(things / "dance.npz").slice(0, 8)
+    for which, turned in (("true", 0.0), ("ours", 0.4)):
+        poses = motion.poses.copy()
+        poses[:, 17, 2] += turned
+        save_motion(tmp_path / which / "d0.npz", Motion(poses, motion.trans, 30.0))
+    arguments = [
+        "evaluate", "cascade", "--generated", str(tmp_path / "ours"), "--reference", str(tmp_path / "true"),
+        "--keypoints", "none", "--no-vbench", "--resamples", "20", "--perturbations", "foot_slide", "--levels", "1",
+        "--renderer", RENDERER, "--renderer-option", f"folder={things / 'appearance'}",
+        "--renderer-option", "num_steps=1", "--renderer-option", "size=[32, 32]", "--json",
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["inputs"]["resolution"] == [32, 32]
+    assert "appearance_expert" in result["weights"]
+    assert json.dumps(result).count("match_colours") == 1
+
+
+def test_a_config_can_name_it(things: Path) -> None:
+    from jsonargparse import ArgumentParser
+
+    from callbacks.cascade_gap import CascadeGap
+
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(CascadeGap, "callback")
+    renderer = {"class_path": RENDERER, "init_args": {"folder": str(things / "appearance"), "num_steps": 1}}
+    told = {"class_path": "callbacks.cascade_gap.CascadeGap", "init_args": {"renderer": renderer}}
+    made = parser.instantiate(parser.parse_object({"callback": told}))
+    assert made.callback.renderer.settings["steps"] == 1

@@ -17,7 +17,8 @@ from macedance.models.appearance_expert.codec import LatentCodec
 from macedance.models.appearance_expert.encoders import AppearanceEncoders
 from macedance.motion.files import JointClip, Motion
 from macedance.pipelines.appearance_config import AppearanceModelConfig
-from macedance.pipelines.motion_to_video import MotionToVideo, load_motion_to_video
+from macedance.pipelines.motion_to_video import MotionToVideo
+from macedance.pipelines.renderers import appearance_expert
 from macedance.pipelines.video_settings import VideoSettings
 from macedance.rendering.mesh_driver import MeshDriver
 from macedance.rendering.motion_to_video import KeypointRenderer, MotionRenderer
@@ -353,9 +354,11 @@ def test_a_saved_model_makes_the_same_video(tmp_path: Path, toy: MotionToVideo) 
     again = MotionToVideo.from_pretrained(folder)
     assert again.weights == toy.weights
     assert np.array_equal(again(motion, image).frames(), toy(motion, image).frames())
-    renderer = load_motion_to_video(str(folder), num_steps=1, size=[32, 32])
+    renderer = appearance_expert(str(folder), num_steps=1, size=[32, 32])
     assert renderer.settings["steps"] == 1
     assert renderer.settings["size"] == [32, 32]
+    with pytest.raises(ConfigError, match="height, width"):
+        appearance_expert(str(folder), size=[32])
     with pytest.raises(ConfigError, match="exists"):
         toy.save_pretrained(folder)
 
