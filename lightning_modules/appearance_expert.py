@@ -14,6 +14,7 @@ from lightning_modules.stages import Stage, stage_settings
 from macedance.diffusion.flow_matching import FlowDraws, FlowMatching, draw_flow
 from macedance.errors import ConfigError
 from macedance.metrics.weighted_mean import WeightedMean
+from macedance.models.appearance_expert.encoder_source import EncodersFrom
 from macedance.models.appearance_expert.encoders import AppearanceEncoders
 from macedance.models.appearance_expert.network import AppearanceExpert
 from macedance.models.appearance_expert.training import (
@@ -25,7 +26,7 @@ from macedance.models.appearance_expert.training import (
 )
 from macedance.nn.trainable import LoraSettings, keep_trained_precise
 from macedance.pipelines.appearance_config import AppearanceModelConfig, network_arguments
-from macedance.pipelines.appearance_weights import load_source
+from macedance.pipelines.appearance_weights import check_encoders, config_of, load_source
 from macedance.pipelines.base_weights import PRETRAINED
 from macedance.pipelines.motion_weights import Weights
 
@@ -76,7 +77,7 @@ class AppearanceExpertModule(ExpertModule):
         known_probability: float = 0.5,
         known_frames: int = 1,
         exclude_reference_loss: bool = True,
-        encoders: Callable[[], AppearanceEncoders] | None = None,
+        encoders: EncodersFrom | None = None,
         sample_weights: Literal["ema", "raw"] = "ema",
         num_steps: int = 20,
         lr_schedule: WarmupCosine | None = None,
@@ -158,8 +159,14 @@ class AppearanceExpertModule(ExpertModule):
             )
 
     def load_source(self, network: nn.Module, source: str) -> None:
-        """Load a model, a checkpoint or an exported adapter over the network's own base weights."""
-        self._started_from = str(load_source(cast(AppearanceExpert, network), source, self.init_weights))
+        """Load a model, a checkpoint or an exported adapter over the network's own base weights.
+
+        Raises:
+            CheckpointError: As of `load_source`, or it was trained on the latents of other encoders.
+        """
+        content = load_source(cast(AppearanceExpert, network), source, self.init_weights)
+        check_encoders(config_of(content).encoders, self.encoder_identity, content.path)
+        self._started_from = str(content.path)
 
     @property
     def base_source(self) -> tuple[str, str] | None:
@@ -187,6 +194,7 @@ class AppearanceExpertModule(ExpertModule):
             with torch.random.fork_rng():
                 torch.manual_seed(self.seed)
                 self._encoders.append(self._encoders_factory())
+            self.encoder_identity = self._encoders[0].fingerprint
         encoders = self._encoders[0]
         encoders.to(self.device)
         return encoders

@@ -86,13 +86,18 @@ class FakeClips(pl.LightningDataModule):
     manifest = SimpleNamespace(sha256="0" * 64, splits={})
 
     def __init__(
-        self, global_batch_size: int = 2, as_pixels: bool = False, known_frames: int = 1, seed: int = 0
+        self,
+        global_batch_size: int = 2,
+        as_pixels: bool = False,
+        known_frames: int = 1,
+        seed: int = 0,
+        vae_identity: str = "f" * 64,
     ) -> None:
         super().__init__()
         self.global_batch_size, self.as_pixels, self.known_frames = global_batch_size, as_pixels, known_frames
         self.start_position, self.seed = 0, seed
         self.buckets = [(16, 16, 3)]
-        self.encoder_identity = {} if as_pixels else {"vae": "f" * 64}
+        self.encoder_identity = {} if as_pixels else {"vae": vae_identity}
 
     def batch(self, numbers: list[int]) -> dict[str, Any]:
         """The clips of some global sample numbers."""

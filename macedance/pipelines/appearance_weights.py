@@ -31,7 +31,7 @@ from macedance.pipelines.export import find_checkpoint
 from macedance.pipelines.pretrained import TRANSFORMER
 
 
-def load_source(network: AppearanceExpert, source: str | Path, which: Weights = "auto") -> Path:
+def load_source(network: AppearanceExpert, source: str | Path, which: Weights = "auto") -> CheckpointContent:
     """Load what a source holds into a network that is about to train, in place.
 
     Args:
@@ -40,7 +40,7 @@ def load_source(network: AppearanceExpert, source: str | Path, which: Weights = 
         which: Which weights of a checkpoint: ``ema``, ``raw``, or ``auto``, the average where there is one.
 
     Returns:
-        The source itself: of a run directory the checkpoint that was taken.
+        The source: its path is, of a run directory, the checkpoint that was taken.
 
     Raises:
         CheckpointError: Missing or foreign; of another architecture, which is named; or trained on another base than
@@ -54,7 +54,7 @@ def load_source(network: AppearanceExpert, source: str | Path, which: Weights = 
     _check_names(own, tensors, source)
     # What is the network's own anyway is not copied onto itself: of a large base that is most.
     network.load_state_dict({k: v for k, v in tensors.items() if v.data_ptr() != own[k].data_ptr()}, strict=False)
-    return content.path
+    return content
 
 
 def read_source(source: Path, which: Weights | None = None) -> CheckpointContent:
@@ -87,6 +87,24 @@ def config_of(content: CheckpointContent) -> AppearanceModelConfig:
         CheckpointError: It is not an Appearance Expert's.
     """
     return AppearanceModelConfig.from_dict(content.ours["config"], content.path)
+
+
+def check_encoders(trained: Mapping[str, str], own: Mapping[str, str], source: Path) -> None:
+    """Raise CheckpointError where weights were trained on what other encoders made than the data's.
+
+    Args:
+        trained: Encoder -> identity, of the source.
+        own: The same of the data; what one of the two does not say is not compared.
+        source: For the message.
+    """
+    other = sorted(name for name in trained.keys() & own.keys() if trained[name] != own[name])
+    if other:
+        raise CheckpointError(
+            f"it was trained with another {' and '.join(other)} than the data was encoded with",
+            where=source,
+            expected=", ".join(f"{name} {trained[name][:12]}" for name in other),
+            fix="encode the data with the encoders that the weights were trained with: macedance data encode",
+        )
 
 
 def read_adapter(path: Path) -> CheckpointContent:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from appearance_fakes import TRANSFORMER, VAE, run_config, save_base, write_config
+from safetensors.torch import load_file
 from torch import Tensor
 
 from launch.run import Run
@@ -18,6 +19,7 @@ from macedance.errors import CheckpointError, ConfigError
 from macedance.models.appearance_expert.network import ANIMATE_ADAPTER, LORA_TARGETS, AppearanceExpert
 from macedance.nn.trainable import LoraSettings
 from macedance.pipelines.checkpoint_content import read_checkpoint
+from macedance.pipelines.export import export_checkpoint
 
 BLOCKS = ["transformer.blocks.*", "transformer.face_adapter.*"]
 #: Bytes of a checkpoint that are no numbers: names, configuration, Lightning's counters.
@@ -114,17 +116,15 @@ def test_the_second_stage_starts_from_the_first_one_s_adapter(base: Path, tmp_pa
     first = fit(tmp_path / "first", run_config("kinematic", base))
     adapter = {n: p.detach().clone() for n, p in first.model.built_network.named_parameters() if p.requires_grad}
     before = {**base_weights(base), **adapter}
-    for name, source in (("run", first.directory), ("checkpoint", newest(first))):
-        for weights in (base, None):
-            config = run_config("aesthetic", weights, init_from=source)
-            second = fit(tmp_path / f"{name}-{weights is None}", config)
-            assert not changed(second, before), "the base and the adapter of stage 1 are as they were"
-            held = torch.load(newest(second) / "state.ckpt", weights_only=True)["state_dict"]
-            assert all(".lora_" in key for key in held)
-            read = read_checkpoint(newest(second)).trained("raw")
-            own = second.model.built_network.state_dict()
-            assert read.keys() == own.keys()
-            assert all(torch.equal(value, own[key]) for key, value in read.items())
+    for number, (source, weights) in enumerate(((first.directory, base), (newest(first), None))):
+        second = fit(tmp_path / str(number), run_config("aesthetic", weights, init_from=source))
+        assert not changed(second, before), "the base and the adapter of stage 1 are as they were"
+        held = torch.load(newest(second) / "state.ckpt", weights_only=True)["state_dict"]
+        assert all(".lora_" in key for key in held)
+        read = read_checkpoint(newest(second)).trained("raw")
+        own = second.model.built_network.state_dict()
+        assert read.keys() == own.keys()
+        assert all(torch.equal(value, own[key]) for key, value in read.items())
 
 
 def test_another_base_is_refused_by_its_name(base: Path, tmp_path: Path) -> None:
@@ -140,18 +140,39 @@ def test_another_base_is_refused_by_its_name(base: Path, tmp_path: Path) -> None
         fit(tmp_path / "first", run_config("kinematic", other), "--trainer.max_steps=4", "--resume_changed=true")
 
 
+def test_latents_of_other_encoders_than_the_first_stage_s_are_refused(base: Path, tmp_path: Path) -> None:
+    first = fit(tmp_path / "first", run_config("kinematic", base))
+    config = run_config("aesthetic", base, init_from=newest(first))
+    config["data"]["init_args"]["vae_identity"] = "e" * 64
+    with pytest.raises(CheckpointError, match=r"trained with another vae.*expected vae ffffffffffff"):
+        fit(tmp_path / "second", config)
+
+
+def test_the_average_is_what_is_exported_and_started_from(base: Path, tmp_path: Path) -> None:
+    config = run_config("kinematic", base)
+    config["trainer"]["callbacks"] = [{"class_path": "callbacks.ema.EmaCallback", "init_args": {"decay": 0.5}}]
+    first = fit(tmp_path / "first", config)
+    content = read_checkpoint(newest(first))
+    name = "transformer.pose_patch_embedding.weight"
+    assert content.average.keys() == {name, name.replace("weight", "bias")}
+    assert not torch.equal(content.average[name], content.tensors[name])
+    second = fit(tmp_path / "second", run_config("aesthetic", base, init_from=newest(first)))
+    assert torch.equal(second.model.built_network.state_dict()[name], content.average[name])
+    adapter = export_checkpoint(first.directory, tmp_path / "adapter", "body_adapter")
+    assert torch.equal(load_file(adapter)["pose_patch_embedding.weight"], content.average[name])
+    assert not changed(second, {**base_weights(base), **content.average})
+
+
 def test_a_resumed_stage_goes_on_bit_by_bit(base: Path, tmp_path: Path) -> None:
     first = fit(tmp_path / "first", run_config("kinematic", base))
-    for stage, source in (("kinematic", None), ("aesthetic", newest(first))):
-        config = run_config(stage, base, init_from=source)
-        whole = fit(tmp_path / f"{stage}-whole", config, "--trainer.max_steps=6")
-        part = tmp_path / f"{stage}-part"
-        fit(part, config)
-        resumed = fit(part, config, "--trainer.max_steps=6")
-        assert len(losses(resumed)) == 6
-        assert losses(resumed) == losses(whole)
-        a, b = (run.model.built_network.state_dict() for run in (whole, resumed))
-        assert all(torch.equal(value, b[name]) for name, value in a.items())
+    config = run_config("aesthetic", base, init_from=newest(first))
+    whole = fit(tmp_path / "whole", config, "--trainer.max_steps=5")
+    fit(tmp_path / "part", config)
+    resumed = fit(tmp_path / "part", config, "--trainer.max_steps=5")
+    assert len(losses(resumed)) == 5
+    assert losses(resumed) == losses(whole)
+    a, b = (run.model.built_network.state_dict() for run in (whole, resumed))
+    assert all(torch.equal(value, b[name]) for name, value in a.items())
 
 
 def test_a_frozen_base_in_bfloat16_is_found_again(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -225,7 +225,7 @@ def test_the_autoencoder_learns_and_is_exported_as_diffusers_has_it(tmp_path: Pa
     clips = pixels(3)["video"][None]
     with torch.no_grad():
         found = vae.encode(clips).latent_dist.mode()
-        assert torch.equal(found, network(clips).mean)
+        assert torch.allclose(found, network(clips).mean, atol=1e-5)
     standardised = LatentCodec(vae).encode(torch.stack([pixels(n)["video"] for n in range(8)]))
     assert 0.3 < float(standardised.std()) < 3, "the statistics that go with it fit its latents"
 

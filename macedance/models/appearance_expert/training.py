@@ -76,7 +76,8 @@ def training_conditions(batch: Mapping[str, Any], draws: FlowDraws, face_size: i
     known = torch.where(known_B.view(-1, 1, 1, 1, 1), batch["known"].float(), batch["blank"].float())
     face = batch.get("face")
     if face is None:
-        face = no_face(len(latents), latents.shape[2], face_size).to(latents.device)
+        with latents.device:  # made there: at 512 pixels a blank face video is hundreds of MB
+            face = no_face(len(latents), latents.shape[2], face_size)
     conditions = Conditions(
         reference=batch["reference"].float(),
         pose=batch["pose"].float(),
