@@ -18,6 +18,7 @@ from macedance.models.appearance_expert.vae_training import (
     check_crop,
     dilated,
     draw_vae,
+    first_pixels,
     psnr,
     training_pixels,
 )
@@ -37,6 +38,8 @@ class VideoVaeModule(ExpertModule):
         losses: Terms and their weights.
         pose_probability: Chance that a clip's pose drawing is trained on in its place.
         crop: Pixels of the square that is trained on, placed round the person where there is a mask; null: whole.
+        linear_start_clips: Begin as the principal components of the patches of this many training clips and as many
+            pose drawings, for an autoencoder made of patches alone, without ``init_from``; 0: by the seed.
         sample_weights: Which weights of this run's checkpoints are exported by default, ``ema`` or ``raw``.
         lr_schedule: See :class:`ExpertModule`, as the following.
         seed: Seeds initialisation and draws.
@@ -57,6 +60,7 @@ class VideoVaeModule(ExpertModule):
         losses: VaeLosses | None = None,
         pose_probability: float = 0.25,
         crop: int | None = None,
+        linear_start_clips: int = 0,
         sample_weights: Literal["ema", "raw"] = "ema",
         lr_schedule: WarmupCosine | None = None,
         seed: int = 0,
@@ -81,8 +85,13 @@ class VideoVaeModule(ExpertModule):
         check_probability("pose_probability", pose_probability)
         if crop is not None and crop < 1:
             raise ConfigError(f"crop is {crop}", where="model.crop", expected="1 or more, or null")
+        if linear_start_clips < 0:
+            raise ConfigError(
+                f"linear_start_clips is {linear_start_clips}", where="model.linear_start_clips", expected="0 or more"
+            )
         self.losses = losses or VaeLosses()
         self.pose_probability, self.crop = pose_probability, crop
+        self.linear_start_clips = linear_start_clips
         self.sample_weights: Literal["ema", "raw"] = sample_weights
         self.val_loss, self.val_psnr, self.val_psnr_mask = WeightedMean(), WeightedMean(), WeightedMean()
 
@@ -94,6 +103,15 @@ class VideoVaeModule(ExpertModule):
         """Know the corpus before the network is built."""
         if self.network is None:
             self.adopt_corpus(self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    def configure_model(self) -> None:
+        """Build the network once; without ``init_from`` it may begin as principal components of the data."""
+        built = self.network is not None
+        super().configure_model()
+        if built or not self.linear_start_clips or self.init_from is not None:
+            return
+        pixels = first_pixels(self.trainer.datamodule, self.linear_start_clips)  # type: ignore[attr-defined]
+        cast(VideoVae, self.built_network).start_linear(pixels)
 
     def load_source(self, network: nn.Module, source: str) -> None:
         """Load the weights of an autoencoder's folder or checkpoint."""

@@ -11,6 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from macedance.models.appearance_expert.geometry import LatentGeometry
+from macedance.models.appearance_expert.one_pass import decode_clip, encode_clip
+
+#: Frames of the pieces in which diffusers encodes and decodes, whatever the autoencoder's factor.
+_PIECE_FRAMES = 4
 
 #: Frames that AutoencoderKLWan encodes at once after the first.
 _ENCODED_AT_ONCE = 4
@@ -69,8 +73,12 @@ class LatentCodec(nn.Module):
     def decode(self, latents_BCTHW: Tensor) -> Tensor:
         """Pixels (B, 3, T, H, W) in [-1, 1], float32."""
         parameter = next(self.vae.parameters())
-        raw = self.raw(latents_BCTHW.float())
-        decoded: Tensor = self.vae.decode(raw.to(parameter.device, parameter.dtype), return_dict=False)[0]
+        raw = self.raw(latents_BCTHW.float()).to(parameter.device, parameter.dtype)
+        decoded: Tensor
+        if self.geometry.temporal == _PIECE_FRAMES:
+            decoded = self.vae.decode(raw, return_dict=False)[0]
+        else:
+            decoded = decode_clip(self.vae, raw)
         return decoded.float()
 
     def standardised(self, latents: Tensor) -> Tensor:

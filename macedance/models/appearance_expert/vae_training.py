@@ -104,6 +104,20 @@ def draw_vae(
     )
 
 
+def first_pixels(data: Any, count: int) -> Tensor:
+    """Videos and pose drawings (B, 3, T, H, W) in [-1, 1] of ``count`` training clips, evenly spread over the corpus.
+
+    Args:
+        data: A data module of clips with pictures (``clip_numbers``, ``clips``).
+        count: Clips; all where there are fewer.
+    """
+    numbers = data.clip_numbers("train")
+    chosen = np.unique(np.linspace(0, len(numbers) - 1, min(count, len(numbers))).round().astype(int))
+    clips = data.clips("train", [numbers[place] for place in chosen])
+    shown = [picture for clip in clips for picture in (clip.window.video_THW3, clip.window.pose_THW3)]
+    return torch.from_numpy(np.stack(shown)).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+
+
 def check_crop(geometry: LatentGeometry, crop: int | None, frames: int, height: int, width: int) -> tuple[int, int]:
     """(height, width) of what the network sees of clips of a size.
 

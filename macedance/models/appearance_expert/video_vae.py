@@ -13,10 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from macedance.models.appearance_expert.geometry import LatentGeometry
+from macedance.models.appearance_expert.initialisation import prefer_channels_last, preserve_variance
+from macedance.models.appearance_expert.linear_start import patch_components, start_linear
+from macedance.models.appearance_expert.one_pass import decode_clip, encode_clip
 
 #: Weight of the past in the latents' statistics, per training step.
 _STATISTICS_DECAY = 0.99
 _LEAST_STD = 1e-3
+#: As diffusers' posterior has it.
+_LOG_VARIANCE_RANGE = (-30.0, 20.0)
 
 
 class Reconstruction(NamedTuple):
@@ -34,7 +39,7 @@ class Reconstruction(NamedTuple):
 
 
 class VideoVae(nn.Module):
-    """An AutoencoderKLWan being trained.
+    """An AutoencoderKLWan being trained: whole clips in one pass, weights that keep a signal's size at the start.
 
     Args:
         vae: Its constructor arguments; ``scale_factor_spatial`` and ``scale_factor_temporal`` say its factors.
@@ -52,23 +57,35 @@ class VideoVae(nn.Module):
         self.vae_config = dict(vae)
         self.geometry = LatentGeometry.of(vae)
         self.vae = AutoencoderKLWan(**_arguments(vae))
+        preserve_variance(self.vae)
+        prefer_channels_last(self.vae)
         self.register_buffer("latents_mean", torch.zeros(self.geometry.channels))
         self.register_buffer("latents_variance", torch.ones(self.geometry.channels))
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
 
     def forward(self, pixels_BCTHW: Tensor, noise: Tensor | None = None) -> Reconstruction:
-        """Encode and decode.
+        """Encode and decode. In training, pixels beyond [-1, 1] stay there, so that they have a gradient.
 
         Args:
             pixels_BCTHW: Clips whose sizes come out even.
             noise: Standard normal (B, z, t, h, w), to sample the posterior with; None: its mean is decoded.
         """
-        posterior = self.vae.encode(pixels_BCTHW).latent_dist
-        mean, log_variance = posterior.mean, posterior.logvar
-        latents = mean if noise is None else mean + torch.exp(0.5 * log_variance) * noise.to(mean)
+        pixels = pixels_BCTHW.contiguous(memory_format=torch.channels_last_3d)
+        mean, log_variance = encode_clip(self.vae, pixels).chunk(2, dim=1)
+        log_variance = log_variance.float().clamp(*_LOG_VARIANCE_RANGE)
+        latents = mean if noise is None else mean + (torch.exp(0.5 * log_variance) * noise).to(mean)
         if self.training:
             self._observe(mean)
-        return Reconstruction(self.vae.decode(latents, return_dict=False)[0], mean, log_variance)
+        return Reconstruction(decode_clip(self.vae, latents, clamp=not self.training), mean, log_variance)
+
+    def start_linear(self, pixels_BCTHW: Tensor) -> None:
+        """Begin as the principal components of the patches of these clips in [-1, 1]; see ``linear_start``.
+
+        Raises:
+            ConfigError: An autoencoder that is not made of patches alone.
+        """
+        patch = int(self.vae.config["patch_size"] or 1)
+        start_linear(self.vae, patch_components(pixels_BCTHW, patch, self.geometry.channels))
 
     @torch.no_grad()
     def _observe(self, mean: Tensor) -> None:
