@@ -363,6 +363,15 @@ def test_a_saved_model_makes_the_same_video(tmp_path: Path, toy: MotionToVideo) 
         toy.save_pretrained(folder)
 
 
+def test_half_the_memory_gives_nearly_the_same_video(tmp_path: Path, toy: MotionToVideo) -> None:
+    half = MotionToVideo.from_pretrained(toy.save_pretrained(tmp_path / "model"), precision="bfloat16")
+    assert half.network.transformer.patch_embedding.weight.dtype == torch.bfloat16
+    assert half.encoders.codec.vae.dtype == torch.float32
+    assert half.weights["vae"] == toy.weights["vae"]
+    videos = [which(dance(9, fps=15.0), picture()).frames().astype(float) for which in (half, toy)]
+    assert 0 < np.abs(videos[0] - videos[1]).mean() < 4
+
+
 def test_a_folder_without_encoders_takes_those_that_are_named(tmp_path: Path, toy: MotionToVideo) -> None:
     import shutil
 
@@ -417,6 +426,11 @@ def test_adapters_have_a_strength(tmp_path: Path, toy: MotionToVideo) -> None:
     assert np.array_equal(adapted(motion, image).frames(), full)
     copy = MotionToVideo.from_pretrained(adapted.save_pretrained(tmp_path / "copy"))
     assert np.array_equal(copy(motion, image).frames(), full)
+
+    waiting = MotionToVideo.from_pretrained(folder, offload="blocks")
+    assert np.array_equal(
+        waiting(motion, image, lora_scale=0.5).frames(), adapted(motion, image, lora_scale=0.5).frames()
+    )
 
     extra = MotionToVideo.from_pretrained(toy.save_pretrained(tmp_path / "plain"))
     extra.load_lora(folder / "lora" / DIFFUSERS_FILE, name="distilled")
