@@ -145,6 +145,7 @@ class VideoMaker:
             told: dict[str, Any] = {"model": None, "reason": "no --appearance: a mannequin dances"}
         else:
             driving = self.pipeline.drive(motion, self.reference, **self._choices)
+            outside = self._outside(self.pipeline, motion, path)
             portions = self.pipeline.frames(
                 driving, self.reference, seed=self._options.seed, number=number, progress=progress, **self._choices
             )
@@ -152,10 +153,23 @@ class VideoMaker:
             made = {**self._choices, "size": (driving.height, driving.width)}
             told = {"model": str(self._options.appearance), "settings": self.pipeline.described(**made)}
             told |= {"weights": self.pipeline.weights, "person_found": self.reference.points_K3 is not None}
+            told["frames_outside"] = outside
         write_video(driving_path, driving)
         told |= {"file": str(path), "driving": str(driving_path), "frames": driving.num_frames, "fps": driving.fps}
         told |= {"size": [driving.width, driving.height], "seconds_taken": time.perf_counter() - started}
         return [path, driving_path], told
+
+    def _outside(self, pipeline: MotionToVideo, motion: Motion, path: Path) -> int:
+        """Frames in which the dancer has left the picture, which is said where there are some."""
+        from macedance.rendering.reference_pose import frames_outside
+
+        body = pipeline.points(motion, self.reference, **self._choices).body
+        height, width = self.reference.image_HW3.shape[:2]
+        outside = frames_outside(body, width, height)
+        if outside:
+            fix = "" if self._options.camera == "follow" else ": --camera follow stays with them"
+            say(f"{path.name}: the dancer is outside the picture in {outside} of {len(body)} frames{fix}")
+        return outside
 
     @staticmethod
     def _write(path: Path, portions: Iterator[np.ndarray], driving: Video, music: Path) -> None:

@@ -29,7 +29,7 @@ from macedance.pipelines.appearance_sampling import Noise, SegmentSampler, as_fr
 from macedance.pipelines.appearance_segments import Segment, driving_segments, plan_segments
 from macedance.pipelines.video_settings import CompleteSettings, VideoSettings
 from macedance.rendering.motion_to_video import MeshDancer
-from macedance.rendering.pose_drawing import draw_pose
+from macedance.rendering.pose_drawing import PoseKeypoints, draw_pose
 from macedance.rendering.projector import CameraKind, DrivingRenderer, PoseProjector
 from macedance.rendering.reference_outfit import check_reference_image
 from macedance.rendering.reference_pose import (
@@ -236,8 +236,17 @@ class MotionToVideo:
         Raises:
             DataError: Joints that are not finite, or no frame.
         """
-        settings = self._complete(choices)
-        return self._renderer(reference, settings).render(motion)
+        (height, width), points, camera = self._place(reference, self._complete(choices))
+        return self.driver(width, height, self.fps, camera=camera, reference_K3=points).render(motion)
+
+    def points(self, motion: Danced, reference: Reference | None = None, **choices: Any) -> PoseKeypoints:
+        """Where `drive` draws the dancer: pixels of the driving video, outside of it too, and confidence.
+
+        Raises:
+            DataError: As `drive`.
+        """
+        (height, width), points, camera = self._place(reference, self._complete(choices))
+        return PoseProjector(width, height, self.fps, camera=camera, reference_K3=points).keypoints(motion)
 
     def frames(
         self,
@@ -391,16 +400,17 @@ class MotionToVideo:
             DataError: As `render`.
         """
         height, width = self._complete({}).size
-        projector = PoseProjector(width, height, self.fps, camera=self.video_settings.camera)
-        return coco_from_body(projector.keypoints(motion).body, width, height).astype(np.float32)
+        return coco_from_body(self.points(motion).body, width, height).astype(np.float32)
 
     # ---------------------------------------------------------------- inside
-    def _renderer(self, reference: Reference | None, settings: CompleteSettings) -> DrivingRenderer:
-        height, width = settings.size
-        points = None
-        if reference is not None:
-            (height, width), points = reference.image_HW3.shape[:2], reference.points_K3
-        return self.driver(width, height, self.fps, camera=settings.camera, reference_K3=points)
+    def _place(
+        self, reference: Reference | None, settings: CompleteSettings
+    ) -> tuple[tuple[int, int], np.ndarray | None, CameraKind]:
+        """Size of the driving video, the person whose place the dancer takes, and the camera."""
+        if reference is None:
+            return settings.size, None, settings.camera
+        height, width = reference.image_HW3.shape[:2]
+        return (height, width), reference.points_K3, settings.camera
 
     def _complete(self, choices: Mapping[str, Any]) -> CompleteSettings:
         return self.video_settings.chosen(choices).completed(self.config, self.lora is not None)

@@ -23,6 +23,7 @@ COCO_17: tuple[str, ...] = (
 )  # fmt: skip
 _COCO_ROWS = [BODY_20.index(name) for name in COCO_17]
 _NECK, _SHOULDERS = BODY_20.index("neck"), [BODY_20.index("lshoulder"), BODY_20.index("rshoulder")]
+_HIPS = [BODY_20.index("lhip"), BODY_20.index("rhip")]
 #: Air round a person's points, as a share of their height: hair, fingers, shoes.
 _AIR = 0.08
 #: Points that must be seen before they are a person.
@@ -66,6 +67,12 @@ def coco_from_body(body_TK3: np.ndarray, width: int, height: int) -> np.ndarray:
     inside = (coco[..., :2] >= 0).all(axis=-1) & (coco[..., :2] < (width, height)).all(axis=-1)
     coco[..., 2] *= inside
     return coco
+
+
+def frames_outside(body_TK3: np.ndarray, width: int, height: int) -> int:
+    """Frames in which the middle of the hips of BODY_20 (T, 20, 3) is outside a picture of this size."""
+    middle_T2 = np.asarray(body_TK3)[:, _HIPS, :2].mean(axis=1)
+    return int(((middle_T2 < 0) | (middle_T2 >= (width, height))).any(axis=1).sum())
 
 
 def find_person(image_HW3: np.ndarray, source: FindsKeypoints, where: str | None = None) -> np.ndarray:

@@ -15,6 +15,7 @@ from launch.main import main
 from macedance.motion.files import Motion, load_motion, save_motion
 from macedance.pipelines.motion_to_video import MotionToVideo
 from macedance.rendering.probe import probe_video
+from macedance.vision.keypoints import VideoKeypoints
 from macedance.vision.video import Video
 
 
@@ -102,6 +103,40 @@ def test_a_motion_of_another_length_than_the_song(things: Path, tmp_path: Path, 
     assert generate(things, tmp_path / "two", *with_image(things, "--formats", "mp4"), source=source) == 0
     assert "the end is silent" in capsys.readouterr().err
     assert abs(probe_video(tmp_path / "two" / "my_song-0.mp4").audio_duration_s - 2.0) < 0.07
+
+
+class Corner:
+    """Sees a person in the lower right corner of every picture."""
+
+    name, layout = "corner", "coco_17"
+    weights: dict[str, str] = {}
+    settings: dict[str, Any] = {}
+
+    def __call__(self, video: Video, progress: object = None) -> VideoKeypoints:
+        points = np.ones((1, 17, 3))
+        points[0, :, 0], points[0, :, 1] = 70 + np.arange(17) % 2 * 8, 60 + 3 * np.arange(17)
+        return VideoKeypoints(points, 1.0, video.name, np.zeros((1, 4)), np.ones(1))
+
+
+def test_a_dancer_who_leaves_the_picture_is_said(
+    things: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launch.generate_video.keypoint_source", lambda *_: Corner())
+    motion = load_motion(things / "dance.npz")
+    walk = motion.trans + np.linspace(0, 6, 30)[:, None] * np.array([1.0, 0, 0])
+    save_motion(tmp_path / "walk.npz", Motion(motion.poses, walk, 30.0))
+    options = with_image(things, "--formats", "mp4", "--video-steps", "1", "--person", "vitpose", "--json")
+    told = []
+    for camera in ("fixed", "follow"):
+        source = ("--motion", str(tmp_path / "walk.npz"))
+        assert generate(things, tmp_path / camera, *options, "--camera", camera, source=source) == 0
+        said = capsys.readouterr()
+        told.append(json.loads(said.out)["videos"][0])
+        if camera == "fixed":
+            assert "the dancer is outside the picture in" in said.err
+            assert "--camera follow" in said.err
+    assert told[0]["person_found"] is True
+    assert told[0]["frames_outside"] > told[1]["frames_outside"]
 
 
 def test_every_option_arrives(things: Path, tmp_path: Path, capsys: Any) -> None:
