@@ -88,7 +88,8 @@ class Throughput(pl.Callback):
     optimizer step; ``time/data_stall``, the share of it spent waiting for batches; ``time/peak_memory_mb``. On a GPU
     also ``time/mfu``: three times the forward pass's FLOPs, as `macedance summary` counts them, over what the GPU could
     do in bfloat16, whatever precision is used. Passes that activation checkpointing repeats are not counted as useful,
-    frozen parameters are counted as if they trained, and where the GPU is not in the table it is nan, said once.
+    frozen parameters are counted as if they trained, unless the module counts its own step (``step_flops``), and where
+    the GPU is not in the table it is nan, said once.
 
     The number of frames stays on the device: nothing here waits for it.
 
@@ -101,7 +102,7 @@ class Throughput(pl.Callback):
         self._batches: deque[_MicroBatch] = deque()
         self._frames: Tensor | None = None
         self._ended_s = self._started_s = 0.0
-        self._forward_flops: int | None = None
+        self._step_flops: int | None = None
         self._peak_flops: float | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -117,8 +118,12 @@ class Throughput(pl.Callback):
         frames = getattr(trainer.datamodule, "window_frames", None)  # type: ignore[attr-defined]
         if network is None or frames is None:
             return
+        own_count = getattr(pl_module, "step_flops", None)
         try:
-            self._forward_flops = forward_flops(meta_copy(network), int(frames))
+            if own_count is not None:
+                self._step_flops = int(own_count())
+            else:
+                self._step_flops = _STEP_OVER_FORWARD * forward_flops(meta_copy(network), int(frames))
         except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
             rank_zero_info(f"time/mfu is nan: the network's operations could not be counted ({error})")
 
@@ -168,9 +173,9 @@ class Throughput(pl.Callback):
 
     def _mfu(self, samples_per_second: float) -> float:
         """Share of this rank's GPU that useful products take."""
-        if self._forward_flops is None or self._peak_flops is None:
+        if self._step_flops is None or self._peak_flops is None:
             return float("nan")
-        return _STEP_OVER_FORWARD * self._forward_flops * samples_per_second / self._peak_flops
+        return self._step_flops * samples_per_second / self._peak_flops
 
     def resume(self) -> None:
         """What was done since the step's end (previews, checkpoints, validation) is no waiting for data."""

@@ -14,6 +14,7 @@ from lightning_modules.stages import Stage, stage_settings
 from macedance.diffusion.flow_matching import FlowDraws, FlowMatching, draw_flow
 from macedance.errors import ConfigError
 from macedance.metrics.weighted_mean import WeightedMean
+from macedance.models.appearance_expert.costs import clip_inputs, walk_step
 from macedance.models.appearance_expert.encoder_source import EncodersFrom
 from macedance.models.appearance_expert.encoders import AppearanceEncoders
 from macedance.models.appearance_expert.network import AppearanceExpert
@@ -198,6 +199,16 @@ class AppearanceExpertModule(ExpertModule):
         encoders = self._encoders[0]
         encoders.to(self.device)
         return encoders
+
+    def step_flops(self) -> int:
+        """Useful FLOPs of a training step on one clip of the first size, as `macedance summary` counts them."""
+        trains = {name for name, p in self.built_network.named_parameters() if p.requires_grad}
+        with torch.device("meta"):
+            network = self.new_network()
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(name in trains)
+        inputs = clip_inputs(cast(AppearanceExpert, network), self.frames, *self.size)
+        return walk_step(network, lambda: network(*inputs), count_flops=True).step_flops
 
     # ---------------------------------------------------------------- steps
     def _encoded(self, batch: dict[str, Any]) -> dict[str, Any]:

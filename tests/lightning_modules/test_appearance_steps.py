@@ -137,6 +137,25 @@ def test_pixels_and_latents_encoded_before_give_the_same_loss() -> None:
         from_latents._loss(batch(0, 1), torch.tensor([0, 1]))
 
 
+def test_a_step_s_operations_are_those_of_the_summary() -> None:
+    from macedance.models.appearance_expert.costs import step_costs
+
+    counts = {}
+    for stage in ("kinematic", "full"):
+        module = expert(stage=stage, activation_checkpointing=["transformer.blocks.*"])
+        module.configure_model()
+        module.frames, module.size = 5, (16, 16)
+        counts[stage] = module.step_flops()
+        with torch.device("meta"):
+            network = AppearanceExpert(TRANSFORMER, VAE)
+        for (_, twin), (_, own) in zip(
+            network.named_parameters(), module.built_network.named_parameters(), strict=True
+        ):
+            twin.requires_grad_(own.requires_grad)
+        assert counts[stage] == step_costs(network, 5, 16, 16).step_flops
+    assert 0 < counts["kinematic"] < counts["full"]
+
+
 def test_chances_outside_0_to_1_are_refused() -> None:
     for name in ("drop_probability", "known_probability"):
         with pytest.raises(ConfigError, match=name):
