@@ -94,14 +94,16 @@ def _check_space(request: JobRequest, cli: Any, report: Report) -> None:
     import torch
 
     model = cli.model
-    model.init_from = None  # counting needs no weights
+    start, model.init_from = model.init_from, None  # counting needs no weights
     with torch.device("meta"):
         model.configure_model()
+    model.init_from = start
     parameters = list(model.built_network.parameters())
     total = sum(p.numel() for p in parameters)
     trainable = sum(p.numel() for p in parameters if p.requires_grad)
     sharded = "zero" in str(cli.config.trainer.strategy).lower()
-    each = checkpoint_bytes(total, trainable, sharded=sharded)
+    # What does not train and came from elsewhere is not in the checkpoints.
+    each = checkpoint_bytes(total if model.base_source is None else trainable, trainable, sharded=sharded)
     # And a start on another number of ranks makes a copy that is cut for them.
     kept = int(cli.config.get("keep_last_checkpoints") or 3) + (2 if sharded else 1)
     free = shutil.disk_usage(_existing(request.run_dir)).free

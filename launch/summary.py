@@ -68,7 +68,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--ranks", type=int, nargs="+", metavar="N", help="Appearance Expert: GPUs to plan memory for (8 16 64)"
     )
-    parser.add_argument("--gpu-gb", type=float, metavar="G", help="Appearance Expert: memory of a GPU, 10^9 bytes (80)")
+    parser.add_argument(
+        "--gpu-gb",
+        type=float,
+        metavar="G",
+        help="Appearance Expert: 10^9 bytes of a GPU (84.9, a card of 80 GB)",
+    )
     add_json_option(parser)
     options, rest = parser.parse_known_args(arguments)
     for count in options.ranks or []:

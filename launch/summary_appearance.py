@@ -17,9 +17,10 @@ from macedance.models.appearance_expert.memory import STRATEGIES, RankBytes, sta
 from macedance.models.appearance_expert.network import AppearanceExpert
 from macedance.models.appearance_expert.video_vae import VideoVae
 
-#: Numbers of GPUs that memory is worked out for, and what a GPU of 80 GB has.
+#: Numbers of GPUs that memory is worked out for.
 DEFAULT_RANKS = (8, 16, 64)
-GPU_GB = 80.0
+#: What CUDA reports of a card of 80 GB, 79.1 GiB, in 10^9 bytes.
+GPU_GB = 84.9
 #: Left to the driver, to NCCL and to the holes between the allocator's blocks: an assumption, not a measurement.
 RESERVE_GB = 4.0
 #: Parameters that ZeRO-3 leaves whole; configs/strategies/zero3.yaml.
@@ -128,6 +129,7 @@ def summarise_appearance(
             "divided_parameters": total - whole,
             "largest_tensor_elements": max(p.numel() for p in network.parameters()),
         },
+        "adapters": cli.model.lora is not None,
         "network": f"{type(network).__module__}.{type(network).__qualname__}",
     }
 
@@ -223,7 +225,7 @@ def print_appearance(result: Mapping[str, Any]) -> None:
     for key, value in result.items():
         if value is None:
             print(f"{key:<28}unknown: the config does not describe it")
-        elif isinstance(value, int):
+        elif isinstance(value, int) and not isinstance(value, bool):
             print(f"{key:<28}{value:,}")
         elif not isinstance(value, (dict, list)):
             print(f"{key:<28}{value}")
@@ -252,6 +254,8 @@ def _print_ranks(result: Mapping[str, Any]) -> None:
             told = accumulation(result["global_batch_size"], int(ranks), fits)
             figures = "".join(f"{row[name] / 1e9:12.2f}" for name in columns)
             print(f"{ranks:<6}{strategy:<8}{figures}{fits:>7}  {told}")
+    if result["adapters"]:
+        print("Under ddp low-rank adapters are float32 beside a bfloat16 base: up to a third more activations.")
 
 
 def accumulation(global_batch: int, ranks: int, largest: int) -> str:

@@ -35,7 +35,7 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], 
     empty = tmp_path_factory.mktemp("empty")
     command = [
         sys.executable, "-m", "launch.main", "summary", "--config", "appearance_kinematic480_madata",
-        "--data.frames=77", "--json", "out.json",
+        "--json", "out.json",
     ]  # fmt: skip
     away = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(empty / "hub"), "PYTHONPATH": str(ROOT)}
     with (empty / "log").open("w") as log:
@@ -65,7 +65,7 @@ def test_the_released_architecture_is_counted(released: tuple[dict[str, Any], in
 def test_the_released_model_costs_what_arithmetic_says(released: tuple[dict[str, Any], int]) -> None:
     result = released[0]
     tokens = result["tokens_per_sample"]
-    assert tokens == 32_760
+    assert tokens == (21 + 1) * 30 * 52  # 81 frames are 21 of latents, and the reference's
     # By hand: 4 N^2 d a layer for attention, and 2 N for each weight that every token meets: q, k, v, o of the first
     # attention, q, o of the second, and the feed-forward pair.
     attention = 4 * tokens**2 * 5120 * 40
@@ -97,6 +97,16 @@ def test_the_plan_is_divided_over_the_ranks(released: tuple[dict[str, Any], int]
     assert plan["prefetch_elements"] == 200_000_000
     assert plan["bucket_elements"] == 332_800
     assert plan["whole_parameters"] + plan["divided_parameters"] == result["parameters"]
+
+
+def test_the_config_says_what_the_summary_says(released: tuple[dict[str, Any], int]) -> None:
+    text = (ROOT / "configs" / "experiments" / "appearance_kinematic480_madata.yaml").read_text(encoding="utf-8")
+    told = " ".join(line.removeprefix("# ") for line in text.splitlines() if line.startswith("#"))
+    page = (ROOT / "docs" / "appearance.md").read_text(encoding="utf-8")
+    for rows in released[0]["bytes_per_rank"].values():
+        for strategy in ("zero2", "zero3"):
+            assert f"{rows[strategy]['total'] / 1e9:.1f}" in told
+            assert f"{rows[strategy]['total'] / 1e9:.1f}" in page
 
 
 def test_adapters_count_as_what_trains() -> None:
