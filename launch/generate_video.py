@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launch.keypoint_sources import KEYPOINT_SOURCES, keypoint_source
+from launch.keypoint_sources import KEYPOINT_SOURCES, best_keypoint_source, keypoint_source
 from launch.options import say
-from macedance.errors import ConfigError, DependencyError
+from macedance.errors import ConfigError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from macedance.vision.keypoints import KeypointSource
     from macedance.vision.video import Video
 
-#: Networks that can find the person in a picture, the better one first, and what each needs.
-_FINDERS = {"vitpose": ("rtdetr_r50", "vitpose_base"), "blazepose": ("blazepose",)}
 #: Options that a mannequin cannot follow.
 _ONLY_WITH_MODEL = (
     "lora", "lora_scale", "guidance", "video_steps", "prompt", "segment_frames", "known_frames", "offload", "precision",
@@ -235,22 +233,13 @@ class VideoMaker:
             return None
         if options.person != "auto":
             return keypoint_source(options.person, options.person_weights, self._device)
-        from macedance.vision.weights import present
-
-        reasons = []
-        for name, needed in _FINDERS.items():
-            if not all(present(weights, options.person_weights) for weights in needed):
-                reasons.append(f"no weights of {name}")
-                continue
-            try:
-                return keypoint_source(name, options.person_weights, self._device)
-            except DependencyError as error:
-                reasons.append(error.what)
-        say(
-            f"nobody looks for the person in the picture ({'; '.join(reasons)}): the dancer keeps the mannequin's "
-            "proportions and stands in the middle; `macedance evaluate weights` says how to get them"
-        )
-        return None
+        finder, why = best_keypoint_source(options.person_weights, self._device)
+        if finder is None:
+            say(
+                "nobody looks for the person in the picture: the dancer keeps the mannequin's proportions and stands "
+                f"in the middle ({why})"
+            )
+        return finder
 
 
 def _size(text: str | None) -> tuple[int, int] | None:
