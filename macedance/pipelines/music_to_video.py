@@ -5,8 +5,6 @@ other.
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +12,11 @@ from typing import Any
 
 import torch
 
-from macedance.errors import CheckpointError, ConfigError
+from macedance.errors import CheckpointError
 from macedance.motion.files import Motion
 from macedance.pipelines.motion_to_video import MotionToVideo, Picture, Progress
 from macedance.pipelines.music_to_motion import MusicToMotion
+from macedance.pipelines.new_folder import new_folder
 from macedance.rendering.sound import Music
 from macedance.rendering.video import VideoWriter
 from macedance.vision.video import Video
@@ -86,26 +85,12 @@ class MusicToVideo:
             ConfigError: The folder exists or cannot be written.
             CheckpointError: A weight is not finite.
         """
-        folder = Path(folder)
-        if folder.exists():
-            raise ConfigError("the output folder exists", where=folder, fix="name another one, or remove it")
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            stage = Path(tempfile.mkdtemp(prefix=f".{folder.name}.writing-", dir=folder.parent))
-        except OSError as error:
-            raise ConfigError(f"cannot write the model folder: {error.strerror}", where=folder) from error
-        try:
+        with new_folder(folder) as stage:
             self.music_to_motion.save_pretrained(stage / MOTION)
             self.motion_to_video.save_pretrained(stage / APPEARANCE)
             told = {"format": FORMAT, "schema": SCHEMA}
             (stage / CONFIG_FILE).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-            stage.chmod(0o755)  # mkdtemp makes private folders; ours is an ordinary one
-            stage.rename(folder)
-        except OSError as error:
-            raise ConfigError(f"cannot write the model folder: {error.strerror or error}", where=folder) from error
-        finally:
-            shutil.rmtree(stage, ignore_errors=True)
-        return folder
+        return Path(folder)
 
     def __call__(
         self,

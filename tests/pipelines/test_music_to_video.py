@@ -70,6 +70,10 @@ def test_a_saved_pair_does_the_same(both: MusicToVideo, song: Path, tmp_path: Pa
     assert np.array_equal(dances[0].video.frames(), dances[1].video.frames())
     with pytest.raises(ConfigError, match="exists"):
         both.save_pretrained(folder)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["both"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot write"):
+        both.save_pretrained(tmp_path / "file" / "both")
     (folder / "config.json").write_text(json.dumps({"format": "another"}))
     with pytest.raises(CheckpointError, match="both experts"):
         MusicToVideo.from_pretrained(folder)
