@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launch.options import Parser, add_json_option, check_writable, positive_int, say
+from launch.evaluate_output import check_outputs, hand_over
+from launch.options import Parser, add_json_option, positive_int
 from macedance.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -23,12 +22,13 @@ SETS = ("generated", "reference")
 NATIVE = "native"
 
 _EPILOG = """\
-Videos of one name are a pair. SSIM, PSNR and LPIPS compare the frames of each pair; FVD and KVD the two sets. FVD needs
-as many windows as I3D has features, 400: with fewer clips ask for more windows of each, or --allow-small-n.
+Videos of one name are a pair. SSIM, PSNR and LPIPS compare the frames of each pair; FVD and KVD the two sets. FVD
+needs as many clips as I3D has features, 400; windows of one clip are alike and do not stand in for clips. With fewer
+read KVD, which has no bias, or take FVD with --allow-small-n for what it is: mostly noise.
 
 examples:
   macedance evaluate animation --generated videos/ours --reference videos/true --json out/animation.json --out out/page
-  macedance evaluate animation --generated videos/ours --reference videos/true --windows-per-clip 4 --preset styleganv
+  macedance evaluate animation --generated videos/ours --reference videos/true --preset styleganv --allow-small-n
   macedance evaluate animation --generated videos/ours --reference videos/others --unpaired
 
 Networks: `macedance evaluate weights`. Conventions: docs/evaluation.md"""
@@ -87,7 +87,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="frame rate of a window, reached by leaving frames out (default 16), or `native`: consecutive frames",
     )
     parser.add_argument(
-        "--windows-per-clip", type=int, default=1, metavar="N", help="windows drawn from each clip (default 1)"
+        "--windows-per-clip",
+        type=int,
+        default=1,
+        metavar="N",
+        help="windows drawn from each clip (default 1); more show more of long clips, but are no more clips",
     )
     parser.add_argument("--i3d", metavar="FILE", help="weights of I3D (default: those of `evaluate weights`)")
     parser.add_argument(
@@ -101,7 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--leave-out-bad", action="store_true", help="leave out videos that cannot be used, listed, with their pairs"
     )
-    parser.add_argument("--allow-small-n", action="store_true", help="give FVD of fewer windows than features too")
+    parser.add_argument("--allow-small-n", action="store_true", help="give FVD of fewer clips than features too")
     parser.add_argument("--resamples", type=int, metavar="N", help="of the 95%% intervals (default 1000; 0: none)")
     parser.add_argument("--floor-draws", type=int, metavar="N", help="of the floor (default 20; 0: none)")
     parser.add_argument("--seed", type=int, default=0, help="of windows, intervals, floors, --max-clips (default 0)")
@@ -121,7 +125,15 @@ def main(arguments: Sequence[str]) -> int:
     options = build_parser().parse_args(arguments)
     _check_options(options)
     result = evaluate(options)
-    _report(options, result, arguments)
+    hand_over(
+        result,
+        json=options.json,
+        out=options.out,
+        title="Videos against the true ones",
+        subtitle=f"{options.generated} against {options.reference}",
+        command=["evaluate", "animation", *arguments],
+        after=lambda page: _show_extremes(page, result, options),
+    )
     return 0
 
 
@@ -195,10 +207,7 @@ def _check_options(options: argparse.Namespace) -> None:
         raise ConfigError("--i3d and --i3d-torchscript: two networks for one FVD", expected="one of them")
     if options.unpaired and (options.size or options.cut_to_shorter):
         raise ConfigError("--size and --cut-to-shorter are of pairs", fix="leave them or --unpaired out")
-    if options.out:
-        check_writable(Path(options.out))
-    if options.json not in (None, "-"):
-        check_writable(Path(options.json).parent)
+    check_outputs(options.json, options.out)
 
 
 def _window_fps(text: str) -> float | None:
@@ -291,35 +300,6 @@ def _chosen(folders: dict[str, VideoFolder], options: argparse.Namespace) -> dic
         # Names that do not match are refused later, all listed: nothing is drawn of them.
         return {which: set(of) for which, of in names.items()}
     return {which: {names[which][k] for k in rows} for which, rows in drawn.items()}
-
-
-def _report(options: argparse.Namespace, result: ProtocolResult, arguments: Sequence[str]) -> None:
-    from macedance.metrics.protocol_result import protocol_text, write_protocol
-    from macedance.report.protocol_page import write_protocol_page
-    from macedance.report.protocol_text import missing_values, noted, protocol_table
-
-    if options.json == "-":
-        say(protocol_table(result))
-        sys.stdout.write(f"{protocol_text(result)}\n")
-    else:
-        print(protocol_table(result))
-    for line in missing_values(result):
-        say(line)
-    for line in noted(result, most_characters=300 if options.json else None):
-        say(line)
-    if options.json not in (None, "-"):
-        write_protocol(options.json, result)
-        say(f"result: {options.json}")
-    if options.out:
-        page = write_protocol_page(
-            result,
-            options.out,
-            title="Videos against the true ones",
-            subtitle=f"{options.generated} against {options.reference}",
-            command=f"macedance evaluate animation {shlex.join(arguments)}",
-            after=lambda page: _show_extremes(page, result, options),
-        )
-        say(f"page: {page}")
 
 
 def _show_extremes(page: Page, result: ProtocolResult, options: argparse.Namespace) -> None:

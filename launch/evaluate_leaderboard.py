@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from launch.evaluate_output import check_outputs
 from launch.options import Parser, add_json_option, emit_json, say, writable_folder
 
 
@@ -42,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     options = build_parser().parse_args(arguments)
+    check_outputs(options.json, options.out)
     result = leaderboard(options, ["macedance", "evaluate", "leaderboard", *arguments])
     if options.json:
         emit_json(options.json, result)

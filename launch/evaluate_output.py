@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launch.options import check_writable, say
+from macedance.errors import ConfigError
 
 if TYPE_CHECKING:
     from macedance.metrics.protocol_result import ProtocolResult
@@ -19,11 +21,21 @@ _MOST_CHARACTERS = 300
 
 
 def check_outputs(json: str | None, out: str | None) -> None:
-    """Raise ConfigError when the JSON file or the page's folder could not be written; makes nothing."""
+    """Refuse a JSON file or a page's folder that could not be written, before any work; makes nothing.
+
+    Raises:
+        ConfigError: A folder where the JSON is to be, a file that may not be written, or a folder that cannot be made.
+    """
     if out:
         check_writable(Path(out))
-    if json not in (None, "-"):
-        check_writable(Path(str(json)).parent)
+    if json in (None, "-"):
+        return
+    path = Path(str(json))
+    check_writable(path.parent)
+    if path.is_dir():
+        raise ConfigError("--json names a folder", where=path, expected="a file", fix=f"--json {path / 'result.json'}")
+    if path.exists() and not (path.is_file() and os.access(path, os.W_OK)):
+        raise ConfigError("--json names something that may not be written", where=path, expected="a file of yours")
 
 
 def hand_over(

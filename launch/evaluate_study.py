@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from launch.options import Parser, add_json_option, check_writable, emit_json, positive_int, say
+from launch.evaluate_output import check_outputs
+from launch.options import Parser, add_json_option, emit_json, positive_int, say
 from macedance.errors import ConfigError
 
 QUESTIONS_HELP = "mace: MACE-Dance's six; edmg: EDMG's three; all (default)"
@@ -65,6 +66,7 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError("nothing to do", fix="--a DIR --b DIR makes a study, --answers CSV... reads its answers")
     if options.a is not None and options.answers is not None:
         raise ConfigError("a study is made with --a and --b, and read with --answers", fix="call it twice")
+    check_outputs(options.json, options.out)
     command = shlex.join(["macedance", "evaluate", "study", *arguments])
     result = make(options) if options.answers is None else read(options, command)
     if options.json:
@@ -80,7 +82,6 @@ def make(options: argparse.Namespace) -> dict[str, Any]:
     from macedance.vision.video import match_videos, read_videos
 
     out = Path(options.out)
-    check_writable(out)
     sides = {which: read_videos(getattr(options, which), leave_out_bad=options.leave_out_bad) for which in ("a", "b")}
     left_out = {which: folder.left_out for which, folder in sides.items()}
     for which, files in left_out.items():

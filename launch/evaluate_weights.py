@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from launch.evaluate_output import check_outputs
 from launch.options import Parser, add_json_option, emit_json, say
 from macedance.errors import CheckpointError, ConfigError, MaceDanceError
 
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     from macedance.vision.weights import KNOWN, weights_root
 
     options = build_parser().parse_args(arguments)
+    check_outputs(options.json, None)
     wanted = list(dict.fromkeys(options.download or ()))
     unknown = [name for name in wanted if name not in KNOWN and name != "all"]
     if unknown:

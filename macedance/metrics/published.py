@@ -256,7 +256,9 @@ def _impossible(section: Section, result: ProtocolResult, columns: Mapping[str, 
     """Values that no video or dance can have: whatever gave them did not measure this."""
     for key in section.columns:
         most = columns[key].most
-        for suffix in ("", "_reference") if most is not None else ():
+        if most is None:
+            continue
+        for suffix in ("", "_reference"):
             value = (section.entry(result, key, suffix) or {}).get("value")
             if value is not None and value > most + _ROUNDING:
                 yield f"{key}{suffix} is {value:.6g} and cannot be more than {most:g}"

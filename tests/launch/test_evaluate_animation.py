@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from launch.evaluate_animation import build_parser
 from launch.main import main
 from macedance.rendering.video import VideoWriter
 from macedance.vision.i3d import InceptionI3d
@@ -109,22 +110,22 @@ def test_absent_networks_are_said_and_json_alone_is_one_object(
         assert f"macedance evaluate weights --download {name}" in shown.err
 
 
-def test_fewer_windows_than_features_are_asked_for(corpus: Path, tmp_path: Path) -> None:
+def test_fewer_clips_than_features_are_asked_for_whatever_the_windows(corpus: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    torch.save(InceptionI3d(CLIPS + 1, slimness=32).state_dict(), tmp_path / "wide.pt")
+    torch.save(InceptionI3d(4, slimness=32).state_dict(), tmp_path / "wide.pt")
+    chosen = ("--i3d", str(tmp_path / "wide.pt"), "--preset", "styleganv", "--max-clips", "3", "--window-frames", "9")
     found = {}
-    for name, extra in (("refused", ()), ("allowed", ("--allow-small-n",)), ("more", ("--windows-per-clip", "2"))):
-        out = tmp_path / f"{name}.json"
-        options = ("--i3d", str(tmp_path / "wide.pt"), "--preset", "styleganv", "--json", str(out), *extra)
-        assert run(corpus, *options) == 0
-        found[name] = read(out)
+    for name, extra in (("allowed", ("--allow-small-n",)), ("more", ("--windows-per-clip", "2"))):
+        assert run(corpus, *chosen, *extra, "--json", str(tmp_path / f"{name}.json")) == 0
+        found[name] = read(tmp_path / f"{name}.json")
     fvd = {name: result["presets"]["styleganv"]["fvd"] for name, result in found.items()}
-    assert fvd["refused"]["value"] is None
-    assert f"{CLIPS} windows are fewer than the {CLIPS + 1} features" in fvd["refused"]["reason"]
     assert fvd["allowed"]["value"] is not None
-    assert (fvd["more"]["n"], fvd["more"]["n_clips"]) == (2 * CLIPS, CLIPS)
-    assert "windows" in found["more"]["inputs"]["notes"]["styleganv"][0]
-    assert len({result["hash"] for result in found.values()}) == 3
+    assert fvd["more"]["value"] is None
+    assert (fvd["more"]["n"], fvd["more"]["n_clips"]) == (6, 3)
+    assert "3 clips are fewer than the 4 features, and their 6 windows are alike" in fvd["more"]["reason"]
+    assert "--windows-per-clip" not in str(build_parser().epilog), "no way around it"
+    assert "windows" in "".join(found["more"]["inputs"]["notes"]["styleganv"])
+    assert len({result["hash"] for result in found.values()}) == 2
 
 
 def test_sets_of_other_names(corpus: Path, copied: Path, tmp_path: Path) -> None:

@@ -121,7 +121,13 @@ def test_streamed_sums_give_the_same_distance(network: VideoNetwork) -> None:
     for clip in range(4):
         for real in (False, True):
             small.update(video(clip + 4 * real), clip, real=real)
-    assert "4 windows are fewer than the 9 features" in small.compute()["fvd"]["reason"]
+    assert "4 clips are fewer than the 9 features" in small.compute()["fvd"]["reason"]
+    many = StreamedVideoDistance(network, SMALL, sampling=WindowSampling(per_clip=4))
+    for clip in range(4):
+        for real in (False, True):
+            many.update(video(clip + 4 * real), clip, real=real)
+    entry = many.compute()["fvd"]
+    assert (entry["value"], entry["n"], entry["n_clips"], entry["n_reference_clips"]) == (None, 16, 4, 4)
 
 
 def test_presets_see_other_parts_of_upright_videos(network: VideoNetwork) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +12,17 @@ from scipy.linalg import sqrtm
 from torch import Tensor
 
 from macedance.errors import DataError
-from macedance.metrics.animation.video_sets import Reporting, equal_sizes, reference_floors, set_entries
+from macedance.metrics.animation.video_sets import (
+    Reporting,
+    bootstrap_frechet,
+    equal_sizes,
+    reference_floors,
+    set_entries,
+)
+from macedance.metrics.functional import video_frechet
 from macedance.metrics.functional.video_frechet import (
     FeatureSet,
+    KernelSums,
     extrapolated_frechet,
     frechet,
     frechet_of_moments,
@@ -91,6 +102,62 @@ def test_kernel_distance_leaves_out_windows_of_the_same_clip() -> None:
     assert kernel_distance(x, x) == pytest.approx(0.0, abs=1e-12)
 
 
+def weighted_kernel_distance(x: FeatureSet, y: FeatureSet, counts: np.ndarray) -> float:
+    """All pairs at once, each as often as its clips were drawn."""
+
+    def mean(a: FeatureSet, b: FeatureSet) -> float:
+        kernel = (a.features @ b.features.T / a.features.shape[1] + 1.0).numpy() ** 3
+        weights = np.outer(counts[a.clips % 100], counts[b.clips % 100]) * (a.clips[:, None] != b.clips[None])
+        return float((kernel * weights).sum() / weights.sum())
+
+    return mean(x, x) + mean(y, y) - 2 * mean(x, y)
+
+
+def test_kernel_sums_do_not_depend_on_portions_and_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(0)
+    # Clips of one to five windows, in no order; both sets have clips of the same numbers.
+    clips = generator.permutation(np.repeat(np.arange(12), 1 + np.arange(12) % 5))
+    x = FeatureSet(drawn(len(clips), 4, seed=1), clips)
+    y = FeatureSet(drawn(len(clips), 4, seed=2, shift=0.3), generator.permutation(clips))
+    counts = generator.multinomial(12, np.full(12, 1 / 12), size=6).astype(np.float64)
+    expected = [weighted_kernel_distance(x, y, row) for row in counts]
+    for size in (1, 8 * len(clips) * 7, 2**26):
+        monkeypatch.setattr(video_frechet, "_PORTION_BYTES", size)
+        np.testing.assert_allclose(KernelSums.of(x, y).distances(counts, counts), expected, rtol=1e-10)
+    np.testing.assert_array_equal(x.window_counts(counts[0]), counts[0][clips])
+
+
+def test_kernel_distance_and_floors_of_many_clips_need_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel of 3000 x 3000 windows is 72 MB."""
+    monkeypatch.setattr(video_frechet, "_PORTION_BYTES", 2**20)
+    x, y = of_clips(drawn(3000, 2, seed=0)), of_clips(drawn(3000, 2, seed=1), first=10_000)
+    tracemalloc.start()
+    try:
+        kernel_distance(x, y)
+        bootstrap_frechet(x, y, 1.0, ddof=1, reporting=Reporting(resamples=10))
+        assert tracemalloc.get_traced_memory()[1] < 2**23
+    finally:
+        tracemalloc.stop()
+
+
+def test_floors_hold_one_draw_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[weakref.ref[FeatureSet]] = []
+    most = 0
+
+    def counted(self: FeatureSet, positions: np.ndarray) -> FeatureSet:
+        nonlocal most
+        found = of_clips_of(self, positions)
+        held.append(weakref.ref(found))
+        most = max(most, sum(one() is not None for one in held))
+        return found
+
+    of_clips_of = FeatureSet.of_clips
+    monkeypatch.setattr(FeatureSet, "of_clips", counted)
+    floors = reference_floors(of_clips(drawn(40, 3, seed=0)), 10, ddof=1, reporting=QUICK)
+    assert (len(held), floors["kvd"]["draws"]) == (10, 5)
+    assert most <= 4
+
+
 def test_kernel_distance_has_no_bias_where_windows_of_a_clip_are_alike() -> None:
     def clustered(seed: int) -> Tensor:
         return drawn(12, 4, seed=seed).repeat_interleave(3, dim=0) + 0.3 * drawn(36, 4, seed=seed + 1)
@@ -159,12 +226,27 @@ def test_fewer_windows_than_features_are_refused_unless_asked_for() -> None:
     x, y = of_clips(drawn(7, 8, seed=0)), of_clips(drawn(7, 8, seed=1), first=50)
     refused = set_entries(x, y, ddof=1, reporting=QUICK)
     assert refused["fvd"]["value"] is None
-    assert "7 windows are fewer than the 8 features" in refused["fvd"]["reason"]
+    assert "7 clips are fewer than the 8 features: the" in refused["fvd"]["reason"]
     assert refused["kvd"]["value"] is not None
     assert refused["fvd"]["floor"]["value"] is None
     allowed = set_entries(x, y, ddof=1, reporting=Reporting(allow_small_n=True, resamples=50, floor_draws=2))
     assert allowed["fvd"]["value"] > 0
     assert allowed["fvd"]["floor"]["value"] > 0
+
+
+def test_windows_do_not_stand_in_for_clips() -> None:
+    """Eight windows of each of six clips are forty-eight windows, and still six clips."""
+    x, y = (of_clips(drawn(48, 8, seed=seed), per_clip=8, first=100 * seed) for seed in (0, 1))
+    refused = set_entries(x, y, ddof=1, reporting=QUICK)
+    for key in ("fvd", "fvd_inf"):
+        assert refused[key]["value"] is None
+        assert "6 clips are fewer than the 8 features, and their 48 windows are alike" in refused[key]["reason"]
+    assert refused["fvd"]["floor"]["value"] is None
+    assert refused["kvd"]["value"] is not None
+    allowed = set_entries(x, y, ddof=1, reporting=Reporting(allow_small_n=True, resamples=0, floor_draws=0))
+    assert allowed["fvd"]["value"] > 0
+    assert allowed["fvd_inf"]["value"] is not None
+    assert (allowed["fvd"]["n"], allowed["fvd"]["n_clips"]) == (48, 6)
 
 
 @pytest.mark.parametrize("allow", [False, True])

@@ -90,7 +90,8 @@ class FrechetVideoDistance(GatheredMetric):
     """``fvd``, ``fvd_inf`` and ``kvd`` of generated against reference videos.
 
     Keeps the features of every window (of 10 000 windows, 16 MB), so that clips seen twice count once and intervals,
-    the floor and the extrapolation can be computed. See ``StreamedVideoDistance`` for sets without bound.
+    the floor and the extrapolation can be computed. The time of the kernel distance, and of its interval and floor,
+    grows with the square of the number of windows. See ``StreamedVideoDistance`` for sets without bound.
 
     Args:
         network: Frozen; not part of the metric's state.
@@ -194,14 +195,14 @@ class FrechetVideoDistance(GatheredMetric):
 class StreamedVideoDistance(Metric):
     """``fvd`` from float64 sums alone: D + D * D numbers for a set of any size, added up over ranks.
 
-    A clip that comes twice counts twice, and there is no interval, no floor and no extrapolation: for those, and for
-    sets of up to some 100 000 windows, see ``FrechetVideoDistance``.
+    A clip that comes twice counts twice, and there is no kernel distance, no interval, no floor and no extrapolation:
+    for those, and for sets of up to some 10 000 windows, see ``FrechetVideoDistance``.
 
     Args:
         network: As FrechetVideoDistance.
         preset: As FrechetVideoDistance.
         sampling: As FrechetVideoDistance.
-        allow_small_n: Also of fewer windows than features.
+        allow_small_n: Also of fewer clips than features.
         kwargs: As torchmetrics.Metric.
 
     Raises:
@@ -214,6 +215,8 @@ class StreamedVideoDistance(Metric):
 
     generated_n: Tensor
     reference_n: Tensor
+    generated_clips: Tensor
+    reference_clips: Tensor
     generated_sum: Tensor
 
     def __init__(
@@ -230,7 +233,8 @@ class StreamedVideoDistance(Metric):
         self.allow_small_n = allow_small_n
         dims = network.num_features
         for which in _SETS:
-            self.add_state(f"{which}_n", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+            for count in ("n", "clips"):
+                self.add_state(f"{which}_{count}", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
             self.add_state(f"{which}_sum", torch.zeros(dims, dtype=torch.float64), dist_reduce_fx="sum")
             self.add_state(f"{which}_outer", torch.zeros(dims, dims, dtype=torch.float64), dist_reduce_fx="sum")
 
@@ -243,16 +247,20 @@ class StreamedVideoDistance(Metric):
         self.add_features(self.looking.features(self.looking.picked(video, video_id), self.device), real=real)
 
     def add_features(self, features_WD: Tensor, *, real: bool) -> None:
-        """Add features (W, D) of windows to the sums of a set."""
+        """Add features (W, D) of the windows of one clip to the sums of a set."""
         x, which = features_WD.double(), _SETS[real]
-        for name, more in (("n", len(x)), ("sum", x.sum(dim=0)), ("outer", x.T @ x)):
+        for name, more in (("n", len(x)), ("clips", int(len(x) > 0)), ("sum", x.sum(dim=0)), ("outer", x.T @ x)):
             setattr(self, f"{which}_{name}", getattr(self, f"{which}_{name}") + more)
 
     def compute(self) -> dict[str, Entry]:
-        """``fvd``: ``value`` (None with a ``reason``), ``n`` and ``n_reference`` windows, which may differ."""
+        """``fvd``: ``value`` (None with a ``reason``), ``n`` and ``n_reference`` windows of ``n_clips`` and
+        ``n_reference_clips`` clips, which may differ.
+        """
         n, m = int(self.generated_n), int(self.reference_n)
-        entry: Entry = {"value": None, "n": n, "n_reference": m}
-        reason = "fewer than 2 windows in a set" if min(n, m) < 2 else small_reason(min(n, m), len(self.generated_sum))
+        clips = int(self.generated_clips), int(self.reference_clips)
+        entry: Entry = {"value": None, "n": n, "n_reference": m, "n_clips": clips[0], "n_reference_clips": clips[1]}
+        small = small_reason(min(clips), len(self.generated_sum), min(n, m))
+        reason = "fewer than 2 windows in a set" if min(n, m) < 2 else small
         if reason and (min(n, m) < 2 or not self.allow_small_n):
             return {"fvd": entry | {"reason": reason}}
         fitted = (

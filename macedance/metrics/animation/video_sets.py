@@ -35,7 +35,7 @@ class Reporting:
     """What is reported beside the values.
 
     Args:
-        allow_small_n: Fréchet distances of fewer windows than features too.
+        allow_small_n: Fréchet distances of fewer clips than features too.
         resamples: Of the bootstrap of the kernel distance, a fifth of it for the Fréchet distance; 0: no intervals.
         floor_draws: Pairs of disjoint samples of the reference; 0: no floor.
         seed: Of all draws.
@@ -57,7 +57,8 @@ def set_entries(generated: FeatureSet, reference: FeatureSet, *, ddof: int, repo
     """``fvd``, ``fvd_inf`` and ``kvd`` of two sets.
 
     For the Fréchet distances, whose bias depends on it, both sets have the same number of windows: of the larger one
-    as many as the other has are drawn. The kernel distance has no bias and takes all.
+    as many as the other has are drawn. The kernel distance has no bias and takes all. Clips are counted to refuse
+    Fréchet distances of small sets: windows of one clip are alike, and more of them take little of the noise away.
 
     Returns:
         Entries with ``value`` (None with a ``reason``), ``n`` and ``n_reference`` windows of ``n_clips`` and
@@ -66,14 +67,15 @@ def set_entries(generated: FeatureSet, reference: FeatureSet, *, ddof: int, repo
     x, y = equal_sizes(generated, reference, reporting.seed)
     entries = {"fvd": _counted(x, y), "fvd_inf": _counted(x, y), "kvd": _counted(generated, reference)}
     dims = reference.features.shape[1] if len(reference.features) else generated.features.shape[1]
-    n = len(x.features)
-    reason = "fewer than 2 windows in a set" if n < 2 else small_reason(n, dims)
+    n, clips = len(x.features), min(generated.num_clips, reference.num_clips)
+    reason = "fewer than 2 windows in a set" if n < 2 else small_reason(clips, dims, n)
     if reason and (n < 2 or not reporting.allow_small_n):
         entries["fvd"] |= {"value": None, "reason": reason}
+        entries["fvd_inf"] |= {"value": None, "reason": reason}
     else:
         value = frechet(x.features, y.features, ddof=ddof)
         entries["fvd"] |= {"value": value} | _interval(bootstrap_frechet(x, y, value, ddof=ddof, reporting=reporting))
-    entries["fvd_inf"] |= _infinity(x, y, dims, ddof, reporting)
+        entries["fvd_inf"] |= _infinity(x, y, dims, ddof, reporting)
     if min(generated.num_clips, reference.num_clips) < 2:
         entries["kvd"] |= {"value": None, "reason": "fewer than 2 clips in a set"}
     else:
@@ -86,9 +88,12 @@ def set_entries(generated: FeatureSet, reference: FeatureSet, *, ddof: int, repo
     return entries
 
 
-def small_reason(n: int, dims: int) -> str | None:
-    """Why the Fréchet distance of n windows in ``dims`` features is refused; None where it is not."""
-    return f"{n} windows are fewer than the {dims} features: the distance would be mostly noise" if n < dims else None
+def small_reason(clips: int, dims: int, windows: int) -> str | None:
+    """Why the Fréchet distance of so many clips in ``dims`` features is refused; None where it is not."""
+    if clips >= dims:
+        return None
+    more = f", and their {windows} windows are alike within a clip" if windows > clips else ""
+    return f"{clips} clips are fewer than the {dims} features{more}: the distance would be mostly noise"
 
 
 def equal_sizes(x: FeatureSet, y: FeatureSet, seed: int) -> tuple[FeatureSet, FeatureSet]:
@@ -109,10 +114,9 @@ def bootstrap_frechet(
     if not resamples or min(x.num_clips, y.num_clips) < 2:
         return None
     x_counts, y_counts = _counts(x, y, resamples, reporting.seed)
-    x_of, y_of = x.memberships(), y.memberships()
     drawn = []
     for x_count, y_count in zip(x_counts, y_counts, strict=True):
-        parts = ((x.features, x_count @ x_of), (y.features, y_count @ y_of))
+        parts = ((x.features, x.window_counts(x_count)), (y.features, y.window_counts(y_count)))
         if all(weights.sum() >= 2 for _, weights in parts):
             fitted = (moments(f, ddof=ddof, weights=torch.from_numpy(w).to(f.device)) for f, w in parts)
             drawn.append(frechet_of_moments(*fitted))
@@ -174,19 +178,23 @@ def reference_floors(reference: FeatureSet, num_clips: int, *, ddof: int, report
     if size < 2:
         reason = {"n": 0, "reason": f"samples of {size} clips: at least 2 are needed"}
         return {"fvd": entry | reason, "kvd": entry | reason}
+    sizes = np.unique(reference.clips, return_counts=True)[1]
     generator = np.random.default_rng(reporting.seed)
-    pairs = []
-    for _ in range(reporting.floor_draws):
-        order = generator.permutation(m)
-        pairs.append((reference.of_clips(order[:size]), reference.of_clips(order[size : 2 * size])))
-    windows = min(len(one.features) for pair in pairs for one in pair)
+    splits = [np.split(generator.permutation(m)[: 2 * size], 2) for _ in range(reporting.floor_draws)]
+    windows = min(int(sizes[part].sum()) for split in splits for part in split)
     entry["n"] = windows
-    reason_small = small_reason(windows, dims)
-    fvd = entry | {"reason": f"samples of {reason_small}"} if reason_small else entry
-    if not reason_small or reporting.allow_small_n:
-        sized = [equal_sizes(a, b, reporting.seed) for a, b in pairs]
-        fvd = entry | _spread([frechet(a.features, b.features, ddof=ddof) for a, b in sized])
-    return {"fvd": fvd, "kvd": entry | _spread([kernel_distance(a, b) for a, b in pairs])}
+    reason_small = small_reason(size, dims, windows)
+    distances: dict[str, list[float]] = {"fvd": [], "kvd": []}
+    for split in splits:
+        # One draw at a time: each holds a copy of up to all features.
+        a, b = (reference.of_clips(part) for part in split)
+        distances["kvd"].append(kernel_distance(a, b))
+        if not reason_small or reporting.allow_small_n:
+            a, b = equal_sizes(a, b, reporting.seed)
+            distances["fvd"].append(frechet(a.features, b.features, ddof=ddof))
+    fvd = entry | ({"reason": f"samples of {reason_small}"} if reason_small else {})
+    fvd |= _spread(distances["fvd"]) if distances["fvd"] else {}
+    return {"fvd": fvd, "kvd": entry | _spread(distances["kvd"])}
 
 
 def _infinity(x: FeatureSet, y: FeatureSet, dims: int, ddof: int, reporting: Reporting) -> Entry:

@@ -11,6 +11,7 @@ Forsyth, "Effectively Unbiased FID" (CVPR 2020) for the extrapolation to infinit
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,8 @@ INFINITY_SIZES = 5
 INFINITY_DRAWS = 10
 #: Subsamples are never smaller than this share of the whole, nor than the number of features.
 _SMALLEST_SHARE = 0.5
+#: Of the kernel of all pairs of windows, what is made at once.
+_PORTION_BYTES = 2**26
 #: The line needs sizes that differ: the whole must be so much larger than the number of features.
 _LEAST_SPREAD = 1.2
 
@@ -51,9 +54,9 @@ class FeatureSet:
         """Number of clips."""
         return len(self.numbers)
 
-    def memberships(self) -> np.ndarray:
-        """(clips, n) of 1 where a window is of a clip, clips in the order of ``numbers``."""
-        return (self.numbers[:, None] == np.asarray(self.clips)[None]).astype(np.float64)
+    def window_counts(self, clip_counts: np.ndarray) -> np.ndarray:
+        """(n,) how often each window counts where the clips, in the order of ``numbers``, count so often."""
+        return np.asarray(clip_counts)[np.searchsorted(self.numbers, self.clips)]
 
     def of_clips(self, positions: np.ndarray) -> FeatureSet:
         """The windows of some clips, named by their positions in ``numbers``."""
@@ -146,17 +149,18 @@ def kernel_distance(x: FeatureSet, y: FeatureSet) -> float:
 
 @dataclass(frozen=True)
 class KernelSums:
-    """Sums of the kernel over the windows of each two clips: all that distances of resampled clips need.
+    """Distances of resampled clips, from sums of the kernel over the windows of each two clips.
+
+    The kernel of all pairs of windows is never held: it is made and summed in portions of some 64 MB, again for each
+    call of ``distances``. The time grows with the square of the number of windows.
 
     Args:
-        xx: Between the X clips of the one set, ``yy`` between the Y clips of the other, ``xy`` between both.
-        yy: See xx.
-        xy: See xx.
+        x: One set, windows in the order of their clips.
+        y: The other.
     """
 
-    xx: _PairSums
-    yy: _PairSums
-    xy: _PairSums
+    x: _Sorted
+    y: _Sorted
 
     @classmethod
     def of(cls, x: FeatureSet, y: FeatureSet) -> KernelSums:
@@ -166,34 +170,55 @@ class KernelSums:
             DataError: Different numbers of features, or numbers that are not finite.
         """
         _check_alike(x.features, y.features)
-        return cls(_PairSums.of(x, x), _PairSums.of(y, y), _PairSums.of(x, y))
+        return cls(_Sorted.of(x), _Sorted.of(y))
 
     def distances(self, x_counts: np.ndarray, y_counts: np.ndarray) -> np.ndarray:
         """Distances (R,) where the clips of the sets count x_counts (R, X) and y_counts (R, Y) times."""
-        within = self.xx.means(x_counts, x_counts) + self.yy.means(y_counts, y_counts)
-        return within - 2.0 * self.xy.means(x_counts, y_counts)
+        within = _kernel_means(self.x, self.x, x_counts, x_counts) + _kernel_means(self.y, self.y, y_counts, y_counts)
+        return within - 2.0 * _kernel_means(self.x, self.y, x_counts, y_counts)
 
 
 @dataclass(frozen=True)
-class _PairSums:
-    """For each two clips of different numbers, the kernel summed over their windows and how many pairs those are."""
+class _Sorted:
+    """Features (n, D) in the order of their clips; numbers, first windows and numbers of windows (C,) of these."""
 
-    total: np.ndarray
-    pairs: np.ndarray
+    features: np.ndarray
+    numbers: np.ndarray
+    starts: np.ndarray
+    sizes: np.ndarray
 
     @classmethod
-    def of(cls, a: FeatureSet, b: FeatureSet) -> _PairSums:
-        kernel = ((checked(a.features) @ checked(b.features).T) / a.features.shape[1] + 1.0).pow(3).cpu().numpy()
-        of_a, of_b = a.memberships(), b.memberships()
-        apart = a.numbers[:, None] != b.numbers[None]
-        pairs = np.outer(of_a.sum(axis=1), of_b.sum(axis=1))
-        return cls(np.where(apart, of_a @ kernel @ of_b.T, 0.0), np.where(apart, pairs, 0.0))
+    def of(cls, x: FeatureSet) -> _Sorted:
+        order = np.argsort(x.clips, kind="stable")
+        numbers, starts, sizes = np.unique(np.asarray(x.clips)[order], return_index=True, return_counts=True)
+        return cls(checked(x.features).cpu().numpy()[order], numbers, starts, sizes)
 
-    def means(self, a_counts: np.ndarray, b_counts: np.ndarray) -> np.ndarray:
-        total = ((a_counts @ self.total) * b_counts).sum(axis=1)
-        pairs = ((a_counts @ self.pairs) * b_counts).sum(axis=1)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return total / pairs
+    def portions(self, windows: int) -> Iterator[tuple[int, int]]:
+        """First and last clip (exclusive) of portions of about so many windows, at least one clip in each."""
+        ends, first = self.starts + self.sizes, 0
+        while first < len(ends):
+            last = max(first + 1, int(np.searchsorted(ends, self.starts[first] + windows, side="right")))
+            yield first, last
+            first = last
+
+
+def _kernel_means(a: _Sorted, b: _Sorted, a_counts: np.ndarray, b_counts: np.ndarray) -> np.ndarray:
+    """Mean kernel (R,) of the windows of clips of different numbers, each clip counted so often."""
+    total = np.zeros(len(a_counts))
+    for first, last in a.portions(max(1, _PORTION_BYTES // (8 * len(b.features)))):
+        start, end = a.starts[first], a.starts[last - 1] + a.sizes[last - 1]
+        kernel = a.features[start:end] @ b.features.T
+        kernel /= a.features.shape[1]
+        kernel += 1.0
+        kernel *= np.square(kernel)
+        by_clip = np.add.reduceat(kernel, b.starts, axis=1)
+        by_clip = np.add.reduceat(by_clip, a.starts[first:last] - start, axis=0)
+        by_clip[a.numbers[first:last, None] == b.numbers[None]] = 0.0
+        total += np.einsum("rb,rb->r", a_counts[:, first:last] @ by_clip, b_counts)
+    _, of_a, of_b = np.intersect1d(a.numbers, b.numbers, assume_unique=True, return_indices=True)
+    alike = (a_counts[:, of_a] * b_counts[:, of_b]) @ (a.sizes[of_a] * b.sizes[of_b])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return total / ((a_counts @ a.sizes) * (b_counts @ b.sizes) - alike)
 
 
 @dataclass(frozen=True)
