@@ -41,8 +41,8 @@ def encode_mp4(frames_THW3: np.ndarray, fps: float, *, quality: int = QUALITY) -
         video = container.add_stream("libx264", rate=rate)
         video.width, video.height = width, height
         video.pix_fmt = "yuv444p" if min(height, width) < FULL_COLOUR_BELOW_PX else "yuv420p"
-        # One thread, or the bytes depend on the machine's cores; no macroblock tree, which in small pictures reads memory
-        # that was never written: the same clip then gives other bytes now and then.
+        # One thread, or the bytes depend on the machine's cores. No macroblock tree: in small pictures it reads memory
+        # that was never written, and the same clip gives other bytes now and then.
         video.options = {"preset": "veryfast", "crf": str(quality), "threads": "1", "x264-params": "mbtree=0"}
         video.codec_context.time_base = 1 / rate
         for number, picture in enumerate(frames_THW3):

@@ -117,7 +117,7 @@ def test_people_and_stagings_vary() -> None:
     assert {person.sleeves for person in people} == {"no sleeves", "short sleeves", "long sleeves"}
     thin, stout = (DressedBody(type(people[0])(**{**vars(people[0]), "girth": girth})) for girth in (1.0, 1.5))
     rest = np.tile(np.eye(3, dtype=np.float32), (1, 24, 1, 1))
-        joints = rest_joints()[None].astype(np.float32)
+    joints = rest_joints()[None].astype(np.float32)
     widths = [np.ptp(body.pose(joints, rest)[0][0][:, 2]) for body in (thin, stout)]
     assert widths[1] > widths[0]
     ways = [draw_staging(rng, travels=True).walk_m for _ in range(20)]
