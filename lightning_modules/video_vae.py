@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, cast
 
-import torch
 from torch import Tensor, nn
 
 from lightning_modules.base import ExpertModule, OptimizerFactory
@@ -16,11 +15,13 @@ from macedance.models.appearance_expert.training import check_probability
 from macedance.models.appearance_expert.vae_training import (
     VaeLosses,
     check_crop,
+    counted_mean,
     dilated,
     draw_vae,
     first_pixels,
     psnr,
     training_pixels,
+    with_person,
 )
 from macedance.models.appearance_expert.video_vae import VideoVae
 from macedance.pipelines.motion_weights import Weights
@@ -135,20 +136,17 @@ class VideoVaeModule(ExpertModule):
 
         Means are over the clips of all ranks: a row with position -1 stands where a rank has no clip left.
         """
-        real_B = (batch["position"] >= 0).to(self.device)
-        video, mask = batch["video"], batch.get("mask")
-        made = self._network(batch)(video)
-        grown = None if mask is None else dilated(mask)
+        made, video, mask = self._network(batch)(batch["video"]), batch["video"], batch.get("mask")
+        real_B = batch["position"] >= 0
         found = [
-            ("val/loss", self.val_loss, self.losses(made, video, mask)),
-            ("val/psnr", self.val_psnr, psnr(made.pixels, video)),
+            ("val/loss", self.val_loss, counted_mean(self.losses(made, video, mask), real_B)),
+            ("val/psnr", self.val_psnr, counted_mean(psnr(made.pixels, video), real_B)),
         ]
-        if grown is not None:
-            found.append(("val/psnr_mask", self.val_psnr_mask, psnr(made.pixels, video, grown)))
-        for name, metric, value_B in found:
-            counted_B = real_B & torch.isfinite(value_B) if name == "val/psnr_mask" else real_B
-            count = int(counted_B.sum())
-            metric.update(value_B[counted_B].mean() if count else value_B.new_zeros(()), count)
+        if mask is not None:
+            values = counted_mean(psnr(made.pixels, video, dilated(mask)), with_person(mask, real_B))
+            found.append(("val/psnr_mask", self.val_psnr_mask, values))
+        for name, metric, (mean, count) in found:
+            metric.update(mean, count)
             self.log(name, metric, on_step=False, on_epoch=True)
 
     def _network(self, batch: dict[str, Any]) -> VideoVae:

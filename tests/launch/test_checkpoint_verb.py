@@ -129,7 +129,9 @@ def test_inspect_names_the_damaged_file(watched: tuple[Path, Any], tmp_path: Pat
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["export", "CKPT", "--out", "OUT", "--format", "lora"], "pretrained"),
+        (["export", "CKPT", "--out", "OUT", "--format", "gguf"], "pretrained"),
+        (["export", "CKPT", "--out", "OUT", "--format", "lora"], "of the Appearance Expert"),
+        (["export", "CKPT", "--out", "OUT", "--encoders", "EMPTY"], "of the Appearance Expert"),
         (["export", "CKPT", "--out", "OUT", "--weights", "best"], "ema"),
         (["export", "CKPT", "--out", "EXISTS"], "exists"),
         (["export", "MISSING", "--out", "OUT"], "no such checkpoint"),

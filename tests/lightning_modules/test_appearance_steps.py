@@ -27,10 +27,12 @@ from macedance.models.appearance_expert.vae_training import (
     VaeDraws,
     VaeLosses,
     check_crop,
+    counted_mean,
     dilated,
     draw_vae,
     psnr,
     training_pixels,
+    with_person,
 )
 from macedance.models.appearance_expert.video_vae import Reconstruction, VideoVae
 from macedance.pipelines.export import export_checkpoint
@@ -205,6 +207,12 @@ def test_psnr_is_of_the_whole_and_of_the_mask() -> None:
     over_mask = psnr(made, clips, mask)
     assert float(over_mask[0]) == pytest.approx(10 * torch.tensor(4 / (0.04 / 2)).log10().item(), abs=1e-4)
     assert bool(over_mask[1].isnan()), "no person: no number"
+    both = torch.tensor([True, True])
+    assert with_person(mask, both).tolist() == [True, False]
+    assert counted_mean(over_mask, with_person(mask, both)) == (over_mask[0], 1)
+    assert counted_mean(over_mask, ~both) == (0.0, 0)
+    assert bool(counted_mean(over_mask, both)[0].isnan()), "a loss that is not a number is not passed over"
+    assert counted_mean(torch.tensor([1.0, 2.0, 6.0]), torch.tensor([True, False, True])) == (3.5, 2)
     point = torch.zeros(1, 1, 9, 9, dtype=torch.bool)
     point[0, 0, 4, 4] = True
     assert int(dilated(point).sum()) == 25

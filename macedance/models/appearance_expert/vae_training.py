@@ -188,3 +188,20 @@ def dilated(mask: Tensor, side: int = 5) -> Tensor:
     """A person's mask (B, T, H, W) grown by a square of ``side`` x ``side`` pixels, float32."""
     flat = mask.float().flatten(0, 1).unsqueeze(1)
     return functional.max_pool2d(flat, side, stride=1, padding=side // 2).view(mask.shape)
+
+
+def with_person(mask: Tensor, real_B: Tensor) -> Tensor:
+    """Those of the real rows (B,), bool, in which there is a person (B, T, H, W)."""
+    return real_B.to(mask.device) & mask.bool().flatten(1).any(dim=1)
+
+
+def counted_mean(value_B: Tensor, counted_B: Tensor) -> tuple[Tensor, int]:
+    """Mean over the rows that count, 0 where none does, and how many they are; NaN stays NaN.
+
+    Args:
+        value_B: One number of each row.
+        counted_B: bool.
+    """
+    counted_B = counted_B.to(value_B.device)
+    count = int(counted_B.sum())
+    return value_B[counted_B].mean() if count else value_B.new_zeros(()), count
