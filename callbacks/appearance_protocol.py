@@ -14,7 +14,13 @@ import pytorch_lightning as pl
 from callbacks.agreement import gather
 from callbacks.previews import beating
 from callbacks.protocol_runs import REFERENCE, DanceProtocol, Dances, DanceSettings, gathered
-from callbacks.video_judges import find_keypoint_source, judging_device
+from callbacks.video_judges import (
+    JudgingNetworks,
+    facts_of_making,
+    facts_of_presets,
+    judge_alike,
+    judging_networks,
+)
 from lightning_modules.motion_expert import MotionExpertModule
 from macedance.errors import DependencyError
 from macedance.metrics.animation.fvd import FrechetVideoDistance
@@ -33,11 +39,9 @@ from macedance.metrics.video_protocol import VideoPreset, video_inputs, video_re
 from macedance.metrics.videos import score_videos
 from macedance.motion.files import Motion
 from macedance.rendering.motion_to_video import MeshDancer, MotionRenderer
+from macedance.vision.held import held
 from macedance.vision.keypoints import KeypointSource
-from macedance.vision.networks import Networks
 from macedance.vision.video import Video
-from macedance.vision.video_network import I3dNetwork
-from macedance.vision.weights import locate
 
 #: Clips whose videos are judged where a config says nothing: a minute of video.
 DEFAULT_CLIPS = 8
@@ -120,7 +124,8 @@ class AppearanceProtocol(DanceProtocol):
         self.keypoints, self.weights, self.amt_checkout = keypoints, weights, amt_checkout
         self.reporting = Reporting(allow_small_n, resamples, floor_draws, seed)
         self.sampling = WindowSampling(fps=min(_WINDOW_FPS, self.renderer.fps), seed=seed)
-        self._networks = Networks(weights)
+        #: The networks of this process, which other callbacks share; None before they are needed.
+        self.judging: JudgingNetworks | None = None
         self._source: KeptKeypoints | None = None
         self._no_source = self._no_fvd = ""
         #: Has seen the held-out dances' videos of this rank; None where its network is not here.
@@ -134,7 +139,8 @@ class AppearanceProtocol(DanceProtocol):
         if dances is None:
             return None
         if self._truth is None:
-            self.together(trainer, "loading the networks that judge", partial(self._load, trainer))
+            facts = self.together(trainer, "loading the networks that judge", partial(self._load, trainer))
+            judge_alike(facts, self.file(trainer))
             motions = [clip.motion for clip in dances.clips]
             show = partial(self._show, trainer, dances, motions, self._fvd, real=True)
             self._truth = self.together(trainer, "judging videos of the held-out dances", show).of_all_ranks()
@@ -147,19 +153,22 @@ class AppearanceProtocol(DanceProtocol):
         self.publish(trainer, result, {})
         return result
 
-    def _load(self, trainer: pl.Trainer) -> None:
-        device = judging_device(trainer)
+    def _load(self, trainer: pl.Trainer) -> dict[str, Any]:
+        """Load the networks; what judges on this rank, by which all ranks must agree."""
+        self.judging = judging_networks(trainer, self.weights)
         source, self._no_source = self.keypoints, ""
         if source is None:
-            source, self._no_source = find_keypoint_source(self.weights, str(device))
+            source, self._no_source = self.judging.keypoint_source()
         self._source = None if source is None else KeptKeypoints(source)
+        facts = facts_of_presets(self._presets({}, {})) | facts_of_making(self.renderer, source)
         try:
-            network = I3dNetwork.from_folder(locate("i3d_kinetics400", self.weights))
+            network = self.judging.networks.i3d
         except DependencyError as error:
             self._no_fvd = str(error)
-            return
+            return facts
         options: dict[str, Any] = {"sampling": self.sampling, "reporting": self.reporting, "sync_on_compute": False}
-        self._fvd = FrechetVideoDistance(network, STYLEGANV, **options).to(device)
+        self._fvd = FrechetVideoDistance(network, STYLEGANV, **options).to(self.judging.device)
+        return facts | {"fvd": asdict(self.sampling), f"weights {network.name}": network.fingerprint}
 
     def _show(
         self,
@@ -172,38 +181,37 @@ class AppearanceProtocol(DanceProtocol):
     ) -> _Judged:
         """Render motions to this rank's clips one after the other and judge each video before the next."""
         pictures = {clip.key: self.renderer.reference_image(clip.motion) for clip in dances.clips}
-        presets = self._presets(trainer, dances, motions, pictures)
+        driving = {
+            clip.key: self.renderer.driving_keypoints(motion)
+            for clip, motion in zip(dances.clips, motions, strict=True)
+        }
+        presets = self._presets(pictures, driving)
         metrics = [metric for preset in presets for metric in preset.metrics]
         videos = []
         with self.bar(trainer, "held-out videos" if real else "validation videos") as bar:
             tell = beating(trainer, bar)
             for number, clip, motion in zip(dances.ids, dances.clips, motions, strict=True):
                 drawn = self.renderer.render(motion, pictures[clip.key], seed=self.settings.seed)
-                video = replace(drawn, name=clip.key)
+                video = held(replace(drawn, name=clip.key))
                 score_videos(metrics, [video], [number])
                 if fvd is not None:
                     fvd.update(video, number, real=real)
-                videos.append(replace(video, held=None, path=None))
+                videos.append(replace(video, held=None, path=None, drawn=None))
                 tell(len(videos), len(motions))
         return _Judged(presets, videos)
 
-    def _presets(
-        self, trainer: pl.Trainer, dances: Dances, motions: Sequence[Motion], pictures: Mapping[str, np.ndarray]
-    ) -> list[VideoPreset]:
+    def _presets(self, pictures: Mapping[str, np.ndarray], driving: Mapping[str, np.ndarray]) -> list[VideoPreset]:
         """Metrics that have seen nothing; the networks are loaded by the first ones."""
+        assert self.judging is not None  # _load was first
         options: dict[str, Any] = {
             "resamples": self.reporting.resamples,
             "seed": self.reporting.seed,
             "sync_on_compute": False,
         }
-        driving = {
-            clip.key: self.renderer.driving_keypoints(motion)
-            for clip, motion in zip(dances.clips, motions, strict=True)
-        }
         presets = [
-            vbench_preset(self._networks, amt_checkout=self.amt_checkout, **options),
+            vbench_preset(self.judging.networks, amt_checkout=self.amt_checkout, **options),
             honest_preset(
-                self._networks,
+                self.judging.networks,
                 keypoints=self._source,
                 no_keypoints=self._no_source,
                 references=pictures,
@@ -212,7 +220,7 @@ class AppearanceProtocol(DanceProtocol):
             ),
         ]
         for preset in presets:
-            preset.to(judging_device(trainer))
+            preset.to(self.judging.device)
         return presets
 
     # ---------------------------------------------------------------- the result

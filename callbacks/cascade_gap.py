@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 
 from callbacks.agreement import gather
 from callbacks.previews import beating
 from callbacks.protocol_runs import FOLDER, DanceProtocol, Dances, DanceSettings
-from callbacks.video_judges import find_judges, judging_device
+from callbacks.video_judges import (
+    JudgingNetworks,
+    facts_of_judges,
+    facts_of_making,
+    find_judges,
+    judge_alike,
+    judging_networks,
+)
 from lightning_modules.motion_expert import MotionExpertModule
 from macedance.errors import ConfigError
 from macedance.metrics.cascade import (
@@ -100,6 +108,8 @@ class CascadeGap(DanceProtocol):
         self.perturbations = DEFAULT_PERTURBATIONS if perturbations is None else tuple(perturbations)
         self.levels = tuple(range(1, NUM_LEVELS + 1)) if levels is None else tuple(levels)
         self.resamples, self.keep_videos = resamples, keep_videos
+        #: The networks of this process, which other callbacks share; None before they are needed.
+        self.judging: JudgingNetworks | None = None
         self._judges: Judges | None = None
         self._looker: WindowLooker | None = None
         self._cascade: Cascade | None = None
@@ -111,6 +121,8 @@ class CascadeGap(DanceProtocol):
         if dances is None:
             return None
         if self._fixed is None:
+            facts = self.together(trainer, "loading the networks that judge", partial(self._load, trainer))
+            judge_alike(facts, self.file(trainer))
             fixed = self.together(
                 trainer, "rendering the held-out dances", partial(self._measure_fixed, trainer, dances)
             )
@@ -123,13 +135,19 @@ class CascadeGap(DanceProtocol):
         self.publish(trainer, result, prefixes | {GENERATED: "val/cascade/", f"{GAP_PREFIX}{GENERATED}": "val/gap/"})
         return result
 
-    def _measure_fixed(self, trainer: pl.Trainer, dances: Dances) -> list[ArmScores]:
-        """Every arm that does not depend on the model, of this rank's clips."""
-        device = str(judging_device(trainer))
-        self._judges = find_judges(self.weights, self.keypoints, device)
-        self._looker, why_not = available_looker(self.weights, device=device)
+    def _load(self, trainer: pl.Trainer) -> dict[str, Any]:
+        """Load the networks; what judges on this rank, by which all ranks must agree."""
+        self.judging = judging_networks(trainer, self.weights)
+        self._judges = find_judges(self.judging, self.keypoints)
+        self._looker, why_not = available_looker(self.judging.networks, device=str(self.judging.device))
         if self._looker is None:
             self._judges = self._judges.lacking(SET_KEYS, why_not)
+        source = self._judges.keypoints
+        return facts_of_judges(self._judges, self._looker) | facts_of_making(self.renderer, source)
+
+    def _measure_fixed(self, trainer: pl.Trainer, dances: Dances) -> list[ArmScores]:
+        """Every arm that does not depend on the model, of this rank's clips."""
+        assert self._judges is not None  # _load was first
         tell = beating(trainer, None)
         clips = [CascadeClip(clip.key, clip.motion) for clip in dances.clips]
         folder = Path(trainer.default_root_dir) / FOLDER / "cascade" if self.keep_videos else None

@@ -20,6 +20,7 @@ from macedance.errors import ConfigError
 if TYPE_CHECKING:
     from macedance.metrics.cascade import Cascade, Judges
     from macedance.metrics.protocol_result import ProtocolResult
+    from macedance.vision.networks import Networks
 
 AUTO, NO_KEYPOINTS = "auto", "none"
 NOTHING = "none"
@@ -126,13 +127,15 @@ def evaluate(options: argparse.Namespace, folder: Path) -> tuple[Cascade, Protoc
     from macedance.metrics.cascade.scores import GENERATED
     from macedance.metrics.statistics import MEAN_RESAMPLES
     from macedance.report.progress import Progress
+    from macedance.vision.networks import Networks
 
     gates = [parse_gate(text) for text in options.gate] if options.gate else GATES
     inputs = read_cascade(options)
     renderer = make_renderer(options, inputs.clips[0].motion.fps)
     device = pick_device(options.device)
-    judges = _judges(options, device)
-    looker, why = available_looker(options.weights, device=device)
+    networks = Networks(options.weights)
+    judges = _judges(options, networks, device)
+    looker, why = available_looker(networks, device=device)
     judges = judges if looker is not None else judges.lacking(("fvd", "kvd"), why)
     kinds = _perturbations(options)
     cascade = Cascade(
@@ -165,7 +168,7 @@ def evaluate(options: argparse.Namespace, folder: Path) -> tuple[Cascade, Protoc
     return cascade, result
 
 
-def _judges(options: argparse.Namespace, device: str) -> Judges:
+def _judges(options: argparse.Namespace, networks: Networks, device: str) -> Judges:
     from macedance.metrics.cascade.available import available_judges
 
     source, why = None, "--keypoints none"
@@ -173,9 +176,7 @@ def _judges(options: argparse.Namespace, device: str) -> Judges:
         source, why = best_keypoint_source(options.weights, options.device)
     elif options.keypoints != NO_KEYPOINTS:
         source = keypoint_source(options.keypoints, options.weights, options.device)
-    return available_judges(
-        options.weights, keypoints=source, no_keypoints=why, device=device, vbench=not options.no_vbench
-    )
+    return available_judges(networks, keypoints=source, no_keypoints=why, device=device, vbench=not options.no_vbench)
 
 
 def _perturbations(options: argparse.Namespace) -> tuple[str, ...]:

@@ -12,6 +12,8 @@ from macedance.vision.clip import ClipFeatures
 from macedance.vision.dino import DinoFeatures
 from macedance.vision.faces import AuraFace, YuNet
 from macedance.vision.musiq import Musiq
+from macedance.vision.perceptual import ALEX, Lpips
+from macedance.vision.video_network import I3dNetwork, VideoNetwork
 from macedance.vision.weights import locate, present
 
 
@@ -61,6 +63,16 @@ class Networks:
     def face_embedder(self) -> AuraFace:
         """AuraFace."""
         return self._once("auraface", AuraFace.from_folder)
+
+    @property
+    def i3d(self) -> VideoNetwork:
+        """I3D trained on Kinetics-400."""
+        return self._once("i3d_kinetics400", I3dNetwork.from_folder)
+
+    @property
+    def lpips(self) -> Lpips:
+        """LPIPS on AlexNet."""
+        return self._once(ALEX.weights, lambda folder: Lpips.from_folder(folder, ALEX))
 
     @property
     def _large_clip(self) -> ClipFeatures:

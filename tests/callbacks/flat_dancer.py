@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ _COCO = (15, 15, 15, 15, 15, 16, 17, 18, 19, 20, 21, 1, 2, 4, 5, 7, 8)
 class FlatDancer:
     """Draws every joint as a bright square on a dark ground, seen from the front; the first frames of a dance.
 
+    As the mesh dancer, whenever somebody looks: ``rendered`` counts the videos, ``drawn`` how often somebody looked.
+
     Args:
         size: Width and height in pixels.
         frames: Of a video, at most.
@@ -25,14 +28,20 @@ class FlatDancer:
         self.size, self.frames, self.fps = size, frames, fps
         self.weights: dict[str, str] = {"flat": "0" * 64}
         self.settings: dict[str, Any] = {"size": [size, size], "frames": frames}
-        self.rendered = 0
+        self.rendered = self.drawn = 0
 
     def reference_image(self, motion: Motion | JointClip) -> np.ndarray:
         return self._draw(self._pixels(motion)[:1])[0]
 
     def render(self, motion: Motion | JointClip, reference_image: np.ndarray, *, seed: int = 0) -> Video:
         self.rendered += 1
-        return Video.from_frames(self._draw(self._pixels(motion)), self.fps)
+        pixels = self._pixels(motion)
+
+        def draw() -> Iterator[np.ndarray]:
+            self.drawn += 1
+            yield from self._draw(pixels)
+
+        return Video("", self.fps, self.size, self.size, len(pixels), drawn=draw)
 
     def driving_keypoints(self, motion: Motion | JointClip) -> np.ndarray:
         pixels = self._pixels(motion)

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from callbacks import video_judges
 from callbacks.appearance_protocol import AppearanceProtocol
 from callbacks.cascade_gap import CascadeGap
-from callbacks.video_judges import find_keypoint_source
 from launch.run import Run
 from launch.training import train
-from macedance.errors import ConfigError
+from macedance.errors import ConfigError, DependencyError
 from macedance.metrics.appearance.vbench import VBENCH_KEYS
 from macedance.metrics.honest.preset import HONEST_KEYS
 from macedance.metrics.protocol import ProtocolResult, read_protocol
 from macedance.rendering.motion_to_video import MeshDancer
 from macedance.vision.i3d import InceptionI3d
+from macedance.vision.keypoint_sources import best_keypoint_source
 
 SMALL = ["--config=mace_motion_demo", "--config=debug/mace_motion_cpu", "--trainer.limit_val_batches=0"]
 SHARED = (
@@ -92,7 +94,9 @@ def test_the_held_out_dances_are_shown_once(judged: Run) -> None:
         assert entries[0] == entries[1]
         assert entries[0]["value"] != first.presets[preset][key]["value"]
     assert first.floor == second.floor
-    assert callback_of(judged, AppearanceProtocol).renderer.rendered == 2 + 2 * 2  # type: ignore[attr-defined]
+    renderer: Any = callback_of(judged, AppearanceProtocol).renderer
+    assert renderer.rendered == 2 + 2 * 2
+    assert renderer.drawn == renderer.rendered, "each once for all who look"
 
 
 def test_generated_dances_are_compared_with_the_truth_s(judged: Run) -> None:
@@ -106,7 +110,8 @@ def test_generated_dances_are_compared_with_the_truth_s(judged: Run) -> None:
     assert gap["value"] == pytest.approx(arms[0] - arms[1])
     assert result.presets["gap_real"]["person_motion"]["reason"] == "no true videos were given"
     assert result.inputs["seconds_per_clip"]["reference"]["median"] > 4
-    assert callback_of(judged, CascadeGap).renderer.rendered == 2 * 4  # type: ignore[attr-defined]
+    renderer: Any = callback_of(judged, CascadeGap).renderer
+    assert renderer.rendered == renderer.drawn == 2 * 4
     videos = judged.directory / "protocol" / "cascade"
     assert sorted(p.name for p in videos.iterdir()) == ["generated", "ground_truth", "noise_1", "noise_3"]
     assert all(len(list(arm.glob("*.mp4"))) == 2 for arm in videos.iterdir())
@@ -130,6 +135,35 @@ def test_networks_that_judge_are_in_no_checkpoint(judged: Run) -> None:
     assert not list(callback_of(judged, AppearanceProtocol)._fvd.parameters())  # type: ignore[union-attr]
 
 
+def test_networks_are_loaded_once_for_both(judged: Run) -> None:
+    appearance, gap = (callback_of(judged, kind) for kind in (AppearanceProtocol, CascadeGap))
+    assert appearance.judging is gap.judging is not None
+    assert appearance._fvd.looking.network is gap._looker.network  # type: ignore[union-attr]
+
+
+def test_ranks_with_other_judges_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every rank finds the same difference and none goes on; equal ones do."""
+    own = {"vbench.subject_consistency": {"a": 1}, "weights dino": "d", "weights clip": "c"}
+    other = {"weights dino": '"e"', "weights clip": '"c"', "weights musiq": '"m"'}
+
+    def two(value: Any) -> list[Any]:
+        return [value, other]
+
+    video_judges.judge_alike(own, Path("x.json"))
+    monkeypatch.setattr(video_judges, "gather", two)
+    with pytest.raises(DependencyError) as caught:
+        video_judges.judge_alike(own, Path("x.json"))
+    for words in (
+        "rank 1 of 2 lacks vbench.subject_consistency; alone has weights musiq; has another weights dino;",
+        "at x.json",
+        "same weights on every machine",
+    ):
+        assert words in str(caught.value)
+    assert caught.value.on_every_rank
+    monkeypatch.setattr(video_judges, "gather", lambda value: [value, dict(value)])
+    video_judges.judge_alike(own, Path("x.json"))
+
+
 def test_by_default_the_mesh_dancer_draws() -> None:
     for protocol in (AppearanceProtocol(), CascadeGap()):
         assert isinstance(protocol.renderer, MeshDancer)
@@ -141,7 +175,7 @@ def test_by_default_the_mesh_dancer_draws() -> None:
 
 
 def test_without_weights_nothing_finds_keypoints_and_both_reasons_are_given(tmp_path: Path) -> None:
-    source, reason = find_keypoint_source(tmp_path, "cpu")
+    source, reason = best_keypoint_source(tmp_path, "cpu")
     assert source is None
     assert "RT-DETR" in reason
     assert "BlazePose" in reason

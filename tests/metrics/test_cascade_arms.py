@@ -24,13 +24,15 @@ from macedance.metrics.cascade import (
 from macedance.metrics.cascade.arms import MOTION_KEYS
 from macedance.metrics.cascade.available import available_judges, available_looker
 from macedance.metrics.cascade.judges import NO_DRIVING, ArmClip, FootContact
-from macedance.metrics.cascade.pixels import OTHER_DANCE, pixel_scores
+from macedance.metrics.cascade.pixels import OTHER_DANCE, PixelScorer
 from macedance.metrics.cascade.sets import WindowLooker
 from macedance.metrics.honest.person_motion import VideoMotion
 from macedance.metrics.protocol_result import protocol_text, read_protocol, write_protocol
 from macedance.motion.files import JointClip, Motion
 from macedance.rendering.motion_to_video import MeshDancer
+from macedance.vision.dino import DinoFeatures
 from macedance.vision.keypoints import VideoKeypoints
+from macedance.vision.networks import Networks
 from macedance.vision.video import Video
 
 NAMES = ("a", "b", "c", "d")
@@ -165,7 +167,10 @@ def test_pixels_are_compared_where_size_and_rate_are_equal() -> None:
         for name, video in (("a", noisy), ("b", frames), ("c", frames[:, ::2]), ("d", frames[:4]))
     ]
     true = {name: Video.from_frames(frames, 25.0 if name == "b" else 30.0) for name in "abcd"}
-    values, reasons = pixel_scores(shown, true, None)
+    scorer = PixelScorer(true, None)
+    for row, clip in enumerate(shown):
+        scorer.add(row, clip)
+    values, reasons = scorer.result(len(shown))
     assert 26 < values["psnr"][0] < 30
     assert np.isnan(values["psnr"][1:3]).all()
     # A shorter video is compared as far as it goes.
@@ -202,6 +207,27 @@ def test_a_renderer_that_takes_keypoints_has_the_arm_of_the_true_videos(truth: d
     absent = next(scores for scores in nobody.fixed_arms() if scores.arm == "video_keypoints")
     assert absent.absent == "no true video shows anybody"
     assert dict(absent.left_out) == {"z": "nobody was found in the true video"}
+
+
+def test_a_clip_is_drawn_once_for_all_who_look_at_it(truth: dict[str, Motion]) -> None:
+    """Judges, windows, pixels and the source of keypoints; nothing is kept of it when the next one comes."""
+
+    class Counting(MeshDancer):
+        drawn = 0
+
+        def _frames(self, *args: Any) -> Any:
+            self.drawn += 1
+            return super()._frames(*args)
+
+    by = renderer(Counting)
+    true = {name: renderer().render(motion, by.reference_image(motion)) for name, motion in truth.items()}
+    by.drawn = 0  # type: ignore[attr-defined]
+    looker = WindowLooker(tiny_video_network(), WindowSampling(4, None))
+    arm = make(truth, by, videos=true, looker=looker).driven("ground_truth", truth)
+    assert not np.isnan(arm.values["psnr"]).any()
+    assert arm.windows is not None
+    # Its picture, which is drawn by itself, and the video.
+    assert by.drawn == 2 * len(NAMES)  # type: ignore[attr-defined]
 
 
 def test_joints_alone_have_no_noise_arm_and_say_so(truth: dict[str, Motion]) -> None:
@@ -270,7 +296,7 @@ def test_a_source_that_leaves_frames_out_is_refused_by_name(truth: dict[str, Mot
 
 
 def test_what_this_machine_has_weights_for_judges_and_the_rest_says_why(
-    truth: dict[str, Motion], tmp_path: Path
+    truth: dict[str, Motion], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
     config = ViTConfig(
@@ -281,9 +307,16 @@ def test_what_this_machine_has_weights_for_judges_and_the_rest_says_why(
     by = renderer()
     two = {name: truth[name] for name in "ab"}
     source = seen_as_true(two, by)
-    judges = available_judges(tmp_path, keypoints=source)
-    looker, why = available_looker(tmp_path)
+    loaded: list[Path] = []
+    load = DinoFeatures.from_folder
+    monkeypatch.setattr(DinoFeatures, "from_folder", lambda folder: loaded.append(folder) or load(folder))
+    networks = Networks(tmp_path)
+    judges = available_judges(networks, keypoints=source)
+    looker, why = available_looker(networks)
     assert looker is None
+    assert len(loaded) == 1, "the person's and the subject's identity share one network"
+    available_judges(networks, keypoints=source)
+    assert len(loaded) == 1
     cascade = Cascade(
         [CascadeClip(name, motion) for name, motion in two.items()], by, judges.lacking(("fvd", "kvd"), why),
         perturbations=("noise",), levels=(3,),

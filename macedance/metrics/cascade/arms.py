@@ -15,9 +15,9 @@ import torch
 
 from macedance.errors import DataError
 from macedance.metrics.cascade.judges import ArmClip, Judges
-from macedance.metrics.cascade.pixels import OTHER_DANCE, PIXEL_KEYS, pixel_scores
+from macedance.metrics.cascade.pixels import OTHER_DANCE, PIXEL_KEYS, PixelScorer
 from macedance.metrics.cascade.scores import DISTANCE, GENERATED, GROUND_TRUTH, REAL, VIDEO_KEYPOINTS, ArmScores
-from macedance.metrics.cascade.sets import SET_KEYS, WindowLooker, looked_at
+from macedance.metrics.cascade.sets import SET_KEYS, Looking, WindowLooker
 from macedance.metrics.honest.adherence import to_resolution
 from macedance.metrics.keypoint_clips import keypoint_clip
 from macedance.metrics.keypoints import coco_keypoints
@@ -223,14 +223,20 @@ class Cascade:
     def _judged(self, arm: str, rendered: Sequence[ArmClip], left_out: Mapping[str, str]) -> ArmScores:
         if not rendered:
             return ArmScores(arm, left_out=left_out, absent="no clips")
-        progress = self.progress
+        progress, looking = self.progress, Looking(self.looker)
+        pixels, no_pixels = self._pixels(arm)
         values, reasons = self.judges.score(
-            rendered, None if progress is None else lambda done, total: progress(arm, done, total)
+            rendered,
+            None if progress is None else lambda done, total: progress(arm, done, total),
+            [looking.add] if pixels is None else [looking.add, pixels.add],
         )
-        values, reasons = self._with_pixels(arm, rendered, values, reasons)
-        windows, why = looked_at(self.looker, rendered)
-        if why:
-            reasons |= dict.fromkeys(SET_KEYS, why)
+        if pixels is None:
+            reasons |= dict.fromkeys(PIXEL_KEYS, no_pixels)
+        else:
+            found, why = pixels.result(len(rendered))
+            values, reasons = values | found, {**why, **{key: text for key, text in reasons.items() if key not in why}}
+        if looking.why_not:
+            reasons |= dict.fromkeys(SET_KEYS, looking.why_not)
         # Contact is judged in the other two arms too, by the true motion, which has driven neither.
         undriven = _UNDRIVEN.get(arm, "")
         motion_values, features = motion_scores([None if undriven else clip.motion for clip in rendered])
@@ -242,20 +248,17 @@ class Cascade:
             left_out,
             "",
             features,
-            windows,
+            looking.windows(),
         )
 
-    def _with_pixels(
-        self, arm: str, rendered: Sequence[ArmClip], values: dict[str, np.ndarray], reasons: dict[str, str]
-    ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-        """The values with those of the pixels against the true videos, for arms that show the same dance."""
+    def _pixels(self, arm: str) -> tuple[PixelScorer | None, str]:
+        """What compares pixels with the true videos, for arms that show the same dance; None and why not."""
         true = {clip.name: clip.video for clip in self.clips if clip.video is not None}
         if not true:
-            return values, reasons | dict.fromkeys(PIXEL_KEYS, "no true videos were given")
+            return None, "no true videos were given"
         if arm not in (GROUND_TRUTH, VIDEO_KEYPOINTS):
-            return values, reasons | dict.fromkeys(PIXEL_KEYS, OTHER_DANCE)
-        found, why = pixel_scores(rendered, true, self.judges.pictures)
-        return values | found, {**why, **{key: text for key, text in reasons.items() if key not in why}}
+            return None, OTHER_DANCE
+        return PixelScorer(true, self.judges.pictures), ""
 
     def _kept(self, arm: str, name: str, video: Video) -> Video:
         """The video under the clip's name, from its file where videos are kept."""

@@ -16,19 +16,16 @@ from macedance.metrics.honest.driven import KeptKeypoints, PoseAdherence
 from macedance.metrics.honest.identity import FaceSimilarity, PersonIdentity
 from macedance.metrics.honest.person_motion import VideoMotion
 from macedance.metrics.videos import PerVideoMetric
-from macedance.vision.dino import DinoFeatures
-from macedance.vision.faces import AuraFace, YuNet
 from macedance.vision.keypoints import KeypointSource
-from macedance.vision.perceptual import ALEX, Lpips
-from macedance.vision.video_network import I3dNetwork
-from macedance.vision.weights import locate
+from macedance.vision.networks import Networks
+from macedance.vision.perceptual import Lpips
 
 #: Each rank judges its own clips and their values are gathered once, by whoever asked.
 _LOCAL: dict[str, Any] = {"sync_on_compute": False}
 
 
 def available_judges(
-    weights: str | Path | None = None,
+    weights: Networks | str | Path | None = None,
     *,
     keypoints: KeypointSource | None = None,
     no_keypoints: str = "no source of keypoints was given",
@@ -38,7 +35,7 @@ def available_judges(
     """Everything that can judge the videos of a cascade here.
 
     Args:
-        weights: Root of the networks' folders; None: $MACEDANCE_WEIGHTS or the cache.
+        weights: Networks that may be shared, or the root of their folders; None: $MACEDANCE_WEIGHTS or the cache.
         keypoints: Finds keypoints and boxes; None: pose adherence, contact and identity are null, and motion is that of
             the whole picture.
         no_keypoints: The reason that is then given.
@@ -48,32 +45,35 @@ def available_judges(
     Raises:
         CheckpointError: Weights that are there and are not the published ones.
     """
-    found = _Found(device)
+    networks = weights if isinstance(weights, Networks) else Networks(weights)
+    found = _Found(networks, device)
     kept = None if keypoints is None else KeptKeypoints(keypoints)
     if kept is None:
         found.lack((*CONTACT_KEYS, *ADHERENCE_KEYS, "person_identity"), no_keypoints)
     else:
         found.by_source(kept)
-        found.identity(kept, weights)
-    found.faces(kept, weights)
+        found.identity(kept)
+    found.faces(kept)
     found.shared(VideoMotion(kept, **_LOCAL))
     if vbench:
-        preset = vbench_preset(weights, **_LOCAL)
+        preset = vbench_preset(networks, **_LOCAL)
         for metric in preset.metrics:
             found.shared(metric)
         for key, reason in preset.unavailable.items():
             found.lack((key,), reason)
-    return Judges(found.judges, found.missing, found.weights, found.settings, kept, found.pictures(weights))
+    return Judges(found.judges, found.missing, found.weights, found.settings, kept, found.pictures())
 
 
-def available_looker(weights: str | Path | None = None, *, device: str = "cpu") -> tuple[WindowLooker | None, str]:
-    """What FVD and KVD are computed from, I3D's features; or None and why.
+def available_looker(
+    weights: Networks | str | Path | None = None, *, device: str = "cpu"
+) -> tuple[WindowLooker | None, str]:
+    """What FVD and KVD are computed from, I3D's features; or None and why. Weights as of available_judges.
 
     Raises:
         CheckpointError: Weights that are there and are not the published ones.
     """
     try:
-        network = I3dNetwork.from_folder(locate("i3d_kinetics400", weights))
+        network = (weights if isinstance(weights, Networks) else Networks(weights)).i3d
     except DependencyError as error:
         return None, str(error)
     return WindowLooker(network, device=device), ""
@@ -82,8 +82,8 @@ def available_looker(weights: str | Path | None = None, *, device: str = "cpu") 
 class _Found:
     """Collects judges."""
 
-    def __init__(self, device: str) -> None:
-        self.device = device
+    def __init__(self, networks: Networks, device: str) -> None:
+        self.networks, self.device = networks, device
         self.judges: list[Judge] = []
         self.missing: dict[str, str] = {}
         self.weights: dict[str, str] = {}
@@ -108,10 +108,10 @@ class _Found:
         self._add(PoseAdherence(source, {}, **_LOCAL), adherence, needs_driving=True)
         self._add(FootContact((), source, **_LOCAL), lambda clips: FootContact(clips, source, **_LOCAL))
 
-    def identity(self, boxes: KeptKeypoints, weights: str | Path | None) -> None:
+    def identity(self, boxes: KeptKeypoints) -> None:
         """The person against the reference image, by DINO features of the person's box."""
         try:
-            features = DinoFeatures.from_folder(locate("dino_vitb16", weights))
+            features = self.networks.dino
         except DependencyError as error:
             self.lack(("person_identity",), str(error))
             return
@@ -121,11 +121,10 @@ class _Found:
 
         self._add(PersonIdentity(boxes, features, references={}, **_LOCAL), make)
 
-    def faces(self, boxes: KeptKeypoints | None, weights: str | Path | None) -> None:
+    def faces(self, boxes: KeptKeypoints | None) -> None:
         """The face against that of the reference image."""
         try:
-            detector = YuNet.from_folder(locate("yunet", weights))
-            embedder = AuraFace.from_folder(locate("auraface", weights))
+            detector, embedder = self.networks.face_detector, self.networks.face_embedder
         except DependencyError as error:
             self.lack(("face_similarity", "face_rate"), str(error))
             return
@@ -135,10 +134,10 @@ class _Found:
 
         self._add(FaceSimilarity(detector, embedder, boxes=boxes, references={}, **_LOCAL), make)
 
-    def pictures(self, weights: str | Path | None) -> Lpips | None:
+    def pictures(self) -> Lpips | None:
         """The network of LPIPS."""
         try:
-            network = Lpips.from_folder(locate(ALEX.weights, weights), ALEX)
+            network = self.networks.lpips
         except DependencyError as error:
             self.lack(("lpips",), str(error))
             return None

@@ -23,6 +23,7 @@ from macedance.metrics.keypoint_clips import keypoint_clip
 from macedance.metrics.keypoints import coco_keypoints
 from macedance.metrics.videos import FrameScorer, PerVideoMetric, score_videos
 from macedance.vision.flow import PairFlow, camera_motion
+from macedance.vision.held import held
 from macedance.vision.keypoints import KeypointSource, VideoKeypoints
 from macedance.vision.video import Video
 
@@ -51,6 +52,10 @@ class ArmClip:
     reference_image: np.ndarray
     motion: Danced | None = None
     driving: np.ndarray | None = None
+
+
+#: Looks at a clip of an arm, whose position comes first, while its pictures are at hand.
+Onlooker = Callable[[int, ArmClip], None]
 
 
 @dataclass(frozen=True)
@@ -94,9 +99,19 @@ class Judges:
         return replace(self, missing={**self.missing, **dict.fromkeys(keys, reason)})
 
     def score(
-        self, clips: Sequence[ArmClip], progress: Callable[[int, int], None] | None = None
+        self,
+        clips: Sequence[ArmClip],
+        progress: Callable[[int, int], None] | None = None,
+        also: Sequence[Onlooker] = (),
     ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         """Values (n,) by key, NaN where a clip has none, and by key why that may be.
+
+        One clip after the other is judged; what is drawn as it is looked at is drawn once for all who look.
+
+        Args:
+            clips: Of one arm.
+            progress: Called with (clips done, clips in all).
+            also: Who else looks at each clip, called with its position and the clip itself.
 
         Raises:
             DataError: A video cannot be decoded, or a renderer's video has other frames than its keypoints.
@@ -109,7 +124,13 @@ class Judges:
                 reasons |= dict.fromkeys(judge.keys, NO_DRIVING)
             else:
                 metrics.append(judge.make(clips))
-        score_videos(metrics, [clip.video for clip in clips], range(len(clips)), progress)
+        for row, clip in enumerate(clips):
+            shown = replace(clip, video=held(clip.video))
+            score_videos(metrics, [shown.video], [row])
+            for look in also:
+                look(row, shown)
+            if progress is not None:
+                progress(row + 1, len(clips))
         values: dict[str, np.ndarray] = {}
         for metric in metrics:
             for key, found in metric.per_video().items():

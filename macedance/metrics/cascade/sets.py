@@ -99,8 +99,8 @@ def set_gaps(
     n, dims = min(len(one.features) for one in (x, t, r)), r.features.shape[1]
     entries: dict[str, Entry] = {key: {"value": None, "n": n, "n_clips": len(shared)} for key in SET_KEYS}
     if len(shared) < 3:
-        reason = f"{len(shared)} clips in all of the arm, the ground truth's and the reference: at least 3 are needed"
-        return {key: entry | {"reason": reason} for key, entry in entries.items()}
+        few = f"{len(shared)} clips in all of the arm, the ground truth's and the reference: at least 3 are needed"
+        return {key: entry | {"reason": few} for key, entry in entries.items()}
     counts = np.random.default_rng(reporting.seed).multinomial(
         len(shared), np.full(len(shared), 1.0 / len(shared)), size=reporting.resamples
     )
@@ -158,14 +158,41 @@ def feature_set(windows: Windows | None, clips: Sequence[str]) -> FeatureSet | N
     return FeatureSet(torch.from_numpy(windows.features), numbers)
 
 
-def looked_at(looker: WindowLooker | None, clips: Sequence[ArmClip]) -> tuple[Windows | None, str]:
-    """The windows of an arm, or why there are none."""
-    if looker is None:
-        return None, ""
-    try:
-        return looker(clips), ""
-    except DataError as error:
-        return None, str(error)
+class Looking:
+    """The windows of an arm, clip by clip.
+
+    Args:
+        looker: Looks at them; None: nobody does.
+
+    Attributes:
+        why_not: Why the arm has no windows: what was wrong with a clip; empty where nothing was.
+    """
+
+    def __init__(self, looker: WindowLooker | None) -> None:
+        self.why_not = ""
+        self._looker = looker
+        self._features: list[np.ndarray] = []
+        self._owners: list[int] = []
+
+    def add(self, row: int, clip: ArmClip) -> None:
+        """Look at the clip of this position; after one that cannot be looked at the arm has no windows."""
+        if self._looker is None or self.why_not:
+            return
+        try:
+            features = self._looker([clip]).features
+        except DataError as error:
+            self.why_not = str(error)
+            return
+        self._features.append(features)
+        self._owners += [row] * len(features)
+
+    def windows(self) -> Windows | None:
+        """The windows of all clips; None where nobody looked or could look."""
+        if self._looker is None or self.why_not:
+            return None
+        seen = [features for features in self._features if len(features)]
+        features = np.concatenate(seen) if seen else np.zeros((0, 0), np.float32)
+        return Windows(features, np.array(self._owners, dtype=np.int64))
 
 
 def merge_windows(parts: Sequence[tuple[Windows | None, int]]) -> Windows | None:
