@@ -152,8 +152,8 @@ def test_sets_of_videos_have_a_distance_and_a_gap(truth: dict[str, Motion]) -> N
     assert without.presets["gap_generated"]["fvd"]["value"] == pytest.approx(gap["value"], rel=1e-6, abs=1e-9)
     few = make(truth, by, looker=WindowLooker(tiny_video_network(), WindowSampling(4, None)), perturbations=())
     refused = evaluate_cascade(few, generated, resamples=20).presets
-    assert "4 windows are fewer than the 8 features" in refused["generated"]["fvd"]["reason"]
-    assert "4 windows are fewer than the 8 features" in refused["gap_generated"]["fvd"]["reason"]
+    assert "clips are fewer than the 8 features" in refused["generated"]["fvd"]["reason"]
+    assert "clips are fewer than the 8 features" in refused["gap_generated"]["fvd"]["reason"]
     slow = make(truth, renderer(fps=10.0), looker=WindowLooker(tiny_video_network(), WindowSampling(4, 16.0)))
     assert "windows have 16" in slow.generated(generated).reasons["fvd"]
 

@@ -16,7 +16,7 @@ import torch
 from macedance.errors import DataError
 from macedance.metrics.animation.fvd import VideoFeatureMetric
 from macedance.metrics.animation.presets import STYLEGANV
-from macedance.metrics.animation.video_sets import Reporting, set_entries
+from macedance.metrics.animation.video_sets import Reporting, set_entries, small_reason
 from macedance.metrics.animation.windows import WindowSampling
 from macedance.metrics.cascade.judges import ArmClip
 from macedance.metrics.functional.video_frechet import FeatureSet, KernelSums, frechet_of_moments, moments
@@ -105,8 +105,8 @@ def set_gaps(
         len(shared), np.full(len(shared), 1.0 / len(shared)), size=reporting.resamples
     )
     entries["kvd"] |= _kernel_gap(x, t, r, counts)
-    if n < dims and not reporting.allow_small_n:
-        reason = f"{n} windows are fewer than the {dims} features: the distance would be mostly noise"
+    reason = small_reason(len(shared), dims, n)
+    if reason and not reporting.allow_small_n:
         entries["fvd"]["reason"] = reason
     else:
         entries["fvd"] |= _frechet_gap(x, t, r, counts[: reporting.resamples // _FRECHET_SHARE])
@@ -132,7 +132,7 @@ def _frechet_gap(x: FeatureSet, t: FeatureSet, r: FeatureSet, counts: np.ndarray
     def distance(one: FeatureSet, weights: np.ndarray) -> float:
         fitted = (
             moments(
-                part.features, ddof=STYLEGANV.ddof, weights=torch.from_numpy(weights.astype(float) @ part.memberships())
+                part.features, ddof=STYLEGANV.ddof, weights=torch.from_numpy(part.window_counts(weights.astype(float)))
             )
             for part in (one, r)
         )
@@ -217,4 +217,4 @@ def _only(features: FeatureSet, numbers: np.ndarray) -> FeatureSet:
 
 def _number(name: str) -> int:
     """A number that a clip of this name has in every arm and on every rank."""
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") >> 2
+    return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "backslashreplace"), digest_size=8).digest(), "big") >> 2
