@@ -163,7 +163,8 @@ class Throughput(pl.Callback):
     def _take(self, batch: Any, seconds: float, stall: float) -> None:
         """Add a micro-batch, and let go of the oldest."""
         mask = batch.get("mask")
-        frames = None if mask is None else mask.sum()
+        # Of frames (B, T); clips have one of their pixels.
+        frames = mask.sum() if mask is not None and mask.ndim == 2 else None
         if len(self._batches) == self._batches.maxlen and self._frames is not None:
             oldest = self._batches[0].frames
             self._frames = self._frames if oldest is None else self._frames - oldest

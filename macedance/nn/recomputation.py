@@ -38,6 +38,13 @@ def recompute_activations(network: nn.Module, patterns: Sequence[str]) -> list[s
     return chosen
 
 
+def keep_activations(network: nn.Module) -> None:
+    """Take back ``recompute_activations``: everything is kept again."""
+    for module in network.modules():
+        if isinstance(vars(module).get("forward"), _Recomputed):
+            del module.forward
+
+
 def matching_submodules(network: nn.Module, patterns: Sequence[str]) -> list[str]:
     """Names of the outermost submodules that match; see ``recompute_activations``."""
     names = [name for name, module in network.named_modules() if name and not isinstance(module, nn.ModuleList)]

@@ -171,6 +171,17 @@ def test_use_of_a_known_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert row["time/peak_memory_mb"] == 3 * 1024
 
 
+def test_a_mask_of_pixels_counts_no_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    callback, trainer, module, clock = Throughput(), fake_trainer(), Logged(), Clock(monkeypatch)
+    callback.on_train_start(trainer, module)
+    clips = {"mask": torch.ones(2, 5, 4, 4, dtype=torch.bool), "keys": ["a", "b"]}
+    callback.on_train_batch_start(trainer, module, clips, 0)
+    clock.now += 0.5
+    callback.on_train_batch_end(trainer, module, None, clips, 0)
+    assert "time/frames_per_second" not in module.rows[0]
+    assert module.rows[0]["time/samples_per_second"] == pytest.approx(4)
+
+
 @pytest.mark.parametrize(("name", "model"), [("Tesla V100", network()), ("NVIDIA H200", torch.nn.Linear(2, 2))])
 def test_use_of_an_unknown_gpu_or_network_is_nan_and_said_once(
     monkeypatch: pytest.MonkeyPatch, name: str, model: torch.nn.Module

@@ -20,7 +20,7 @@ from macedance.models.appearance_expert.conditions import Conditions, no_face
 from macedance.models.appearance_expert.memory import LiveBytes
 from macedance.models.appearance_expert.network import AppearanceExpert
 from macedance.models.appearance_expert.video_vae import VideoVae
-from macedance.nn.recomputation import recompute_activations
+from macedance.nn.recomputation import keep_activations, recompute_activations
 
 #: Tokens of Wan's text encoder (prompts are padded to it), of the weightless one, and of CLIP's features of a picture.
 TEXT_TOKENS, WORD_TOKENS, IMAGE_TOKENS = 512, 16, 257
@@ -174,12 +174,11 @@ def walk_step(network: nn.Module, forward: Callable[[], Tensor], count_flops: bo
 @contextmanager
 def _recomputing(network: nn.Module, patterns: Sequence[str]) -> Iterator[None]:
     """Activation checkpointing for the time being."""
-    names = recompute_activations(network, patterns)
+    recompute_activations(network, patterns)
     try:
         yield
     finally:
-        for name in names:
-            del network.get_submodule(name).forward
+        keep_activations(network)
 
 
 @contextmanager
