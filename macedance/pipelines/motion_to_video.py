@@ -320,7 +320,7 @@ class MotionToVideo:
     @cached_property
     def weights(self) -> dict[str, str]:
         """Model -> identity of its weights."""
-        return {"appearance_expert": weights_identity(self.network), **self.encoders.fingerprint}
+        return {"appearance_expert": weights_identity(self.network, exact=True), **self.encoders.fingerprint}
 
     @property
     def settings(self) -> dict[str, Any]:

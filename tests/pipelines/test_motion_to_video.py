@@ -266,6 +266,11 @@ def test_it_is_what_the_protocol_drives(toy: MotionToVideo) -> None:
     assert toy.settings["steps"] == 2
     assert set(toy.weights) == {"appearance_expert", "vae", "text_encoder"}
     assert len(toy.weights["appearance_expert"]) == 64
+    tuned = pipeline()
+    with torch.no_grad():
+        tuned.network.transformer.pose_patch_embedding.weight.mul_(1 + 1e-6)
+    assert tuned.weights["appearance_expert"] != toy.weights["appearance_expert"]
+    assert tuned.weights["vae"] == toy.weights["vae"]
 
 
 def test_keypoints_of_a_video_drive_it(toy: MotionToVideo) -> None:

@@ -5,13 +5,15 @@ Shapes: B clips, C channels, T frames or latent frames, H, W rows and columns; p
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from macedance.models.appearance_expert.geometry import LatentGeometry
-from macedance.models.appearance_expert.one_pass import decode_clip, encode_clip
+from macedance.models.appearance_expert.one_pass import decode_clip
+from macedance.models.appearance_expert.text_encoders import weights_identity
 
 #: Frames of the pieces in which diffusers encodes and decodes, whatever the autoencoder's factor.
 _PIECE_FRAMES = 4
@@ -42,6 +44,13 @@ class LatentCodec(nn.Module):
     def train(self, mode: bool = True) -> LatentCodec:
         """Stays in ``eval``: a frozen autoencoder has no training mode."""
         return super().train(False)
+
+    def identity(self) -> str:
+        """Sha256 (64 hex digits) of its weights and of what standardises its latents."""
+        digest = hashlib.sha256(weights_identity(self.vae).encode())
+        for statistic in (self.mean, self.std):
+            digest.update(statistic.float().cpu().numpy().astype("<f4").tobytes())
+        return digest.hexdigest()
 
     @torch.no_grad()
     def encode(self, pixels_BCTHW: Tensor) -> Tensor:

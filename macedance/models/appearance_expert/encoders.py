@@ -28,7 +28,7 @@ from macedance.models.appearance_expert.encoder_files import (
     transformer_config,
 )
 from macedance.models.appearance_expert.network import Precision
-from macedance.models.appearance_expert.text_encoders import HashedText, TextEncoder, UMT5Text, weights_identity
+from macedance.models.appearance_expert.text_encoders import HashedText, TextEncoder, UMT5Text
 
 __all__ = ["AppearanceEncoders", "ClipImage", "HashedText", "TextEncoder", "UMT5Text", "load_vae", "model_folder"]
 
@@ -112,7 +112,7 @@ class AppearanceEncoders(nn.Module):
     @property
     def fingerprint(self) -> dict[str, str]:
         """Encoder -> identity of its weights; equal ones give equal conditions, up to rounding."""
-        found = {VAE: weights_identity(self.codec.vae), TEXT: self.text_encoder.identity()}
+        found = {VAE: self.codec.identity(), TEXT: self.text_encoder.identity()}
         return found if self.image_encoder is None else {**found, IMAGE: self.image_encoder.identity()}
 
     def encode_video(self, pixels_BCTHW: Tensor) -> Tensor:

@@ -133,16 +133,19 @@ def clean_prompt(prompt: str) -> str:
 _SAMPLED = 4096
 
 
-def weights_identity(module: nn.Module) -> str:
+def weights_identity(module: nn.Module, exact: bool = False) -> str:
     """Sha256 (64 hex digits) over names, shapes and up to 4096 evenly spaced numbers of each weight.
 
-    Numbers count rounded to bfloat16: a network is the same one in every precision that it is loaded in.
+    Args:
+        module: The network.
+        exact: Numbers count as they are; otherwise rounded to bfloat16, so that a network is the same one in every
+            precision that it is loaded in.
     """
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
         flat = value.detach().reshape(-1)
-        step = max(1, -(-flat.numel() // _SAMPLED))
-        chosen = flat[::step].to("cpu", torch.bfloat16).view(torch.int16).numpy()
+        chosen = flat[:: max(1, -(-flat.numel() // _SAMPLED))].cpu()
+        chosen = (chosen if exact else chosen.to(torch.bfloat16)).contiguous()
         digest.update(f"{name} {tuple(value.shape)}\n".encode())
-        digest.update(chosen.astype("<i2").tobytes())
+        digest.update(chosen.view(torch.uint8).numpy().tobytes() if chosen.numel() else b"")
     return digest.hexdigest()
