@@ -58,7 +58,7 @@ class AppearanceDataModule(pl.LightningDataModule):
 
     Which of the two the corpus says. A batch holds `position` (B,) int64 global sample numbers (-1: a row that does not
     count), `keys` and `quarantined`. Of pixels: `video` and `pose_video` (B,3,T,H,W) and `reference_image` (B,3,H,W),
-    float32 in [-1, 1], `prompt`, and `mask` (B,1,T,H,W) of 0 and 1 where the corpus has it. Of latents: `latents pose
+    float32 in [-1, 1], `prompt`, and `mask` (B,T,H,W) of 0 and 1 where the corpus has it. Of latents: `latents pose
     known blank` (B,z,t,h,w), `reference` (B,z,1,h,w), `text` (B,N,D), `image` (B,M,D) where there is an image encoder,
     and `known_frames`. Every global batch is of one size. Training follows the global order: endless, the same for any
     number of ranks and workers, continued from `start_position`. Held-out clips show their first window with the

@@ -75,7 +75,7 @@ class _Rows(Dataset[Row]):
             "prompt": clip.facts.prompt,
         }
         if window.mask_THW is not None:
-            row["mask"] = torch.from_numpy(window.mask_THW).float()[None]
+            row["mask"] = torch.from_numpy(window.mask_THW).float()
         return row | {"position": position, "keys": self.clips.key(number), "quarantined": None}
 
 

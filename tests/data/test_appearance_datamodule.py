@@ -54,7 +54,7 @@ def test_a_batch_of_pixels_is_what_the_contract_says(clips: Path) -> None:
     batch = next(iter(data.train_dataloader()))
     assert batch["video"].shape == batch["pose_video"].shape == (4, 3, FRAMES, 32, 32)
     assert batch["reference_image"].shape == (4, 3, 32, 32)
-    assert batch["mask"].shape == (4, 1, FRAMES, 32, 32)
+    assert batch["mask"].shape == (4, FRAMES, 32, 32)
     assert set(batch["mask"].unique().tolist()) == {0.0, 1.0}
     assert batch["video"].dtype == batch["pose_video"].dtype == torch.float32
     assert batch["position"].tolist() == [0, 1, 2, 3]
