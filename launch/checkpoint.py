@@ -98,6 +98,8 @@ def _export(options: argparse.Namespace) -> dict[str, Any]:
         checkpoint, options.out, options.format, options.weights, options.base, options.encoders
     )
     say(f"wrote {written} from {checkpoint}")
+    if (written / "transformer").is_dir() and not (written / "vae").is_dir():
+        say("it has no autoencoder, as there is none beside the base weights: name one with --encoders to make videos")
     return {"model": str(written), "checkpoint": str(checkpoint), "weights": options.weights, "format": options.format}
 
 

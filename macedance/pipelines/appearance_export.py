@@ -22,6 +22,7 @@ from macedance.pipelines.appearance_lora import (
 from macedance.pipelines.appearance_weights import BASE_KEY, CONFIG_KEY, base_of, read_source
 from macedance.pipelines.checkpoint_content import CheckpointContent, Weights, is_checkpoint_folder, read_checkpoint
 from macedance.pipelines.folder import check_weights
+from macedance.pipelines.pretrained import transformer_folder
 
 BODY_ADAPTER_FILE = "body_adapter.safetensors"
 COMFYUI_FILE = "comfyui_lora.safetensors"
@@ -68,8 +69,14 @@ def encoders_folder(content: CheckpointContent, base: str | Path | None = None) 
     """The folder of the base weights, if the autoencoder lies beside them; of a chain of trainings the first one's."""
     left_out = base_of(content)
     source = base if base is not None else None if left_out is None else left_out.source
-    if source is None or not (path := Path(source).expanduser()).exists():
+    if source is None:
         return None
+    path = Path(source).expanduser()
+    if not path.exists():
+        try:
+            path = transformer_folder(source)  # an id: where the cache holds it
+        except CheckpointError:
+            return None
     if path.is_file() or is_checkpoint_folder(path):
         return encoders_folder(read_source(path))
     return next((folder for folder in (path, path.parent) if (folder / ENCODERS[0]).is_dir()), None)

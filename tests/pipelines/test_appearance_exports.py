@@ -225,7 +225,9 @@ def test_the_command_exports_each_format(
         out = tmp_path / name
         command = ["checkpoint", "export", str(stages[stage].directory), "--out", str(out), "--format", name, "--json"]
         assert main(command) == 0
-        told = json.loads(capsys.readouterr().out)
+        written = capsys.readouterr()
+        assert ("no autoencoder" in written.err) == (name == "pretrained")
+        told = json.loads(written.out)
         assert told["format"] == name
         assert Path(told["model"]).exists()
 

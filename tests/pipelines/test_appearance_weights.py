@@ -35,6 +35,8 @@ def hub(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     cache = tmp_path / "hub"
     folder = cache / f"models--{NAME.replace('/', '--')}"
     shutil.copytree(base, folder / "snapshots" / ("a" * 40))
+    (folder / "snapshots" / ("a" * 40) / "vae").mkdir()
+    (folder / "snapshots" / ("a" * 40) / "vae" / "config.json").write_text("{}")
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text("a" * 40)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
@@ -62,6 +64,7 @@ def test_a_base_from_a_hub_is_named_not_copied(hub: str, tmp_path: Path, monkeyp
 
     second = fit(tmp_path / "second", hub, "aesthetic", newest(first))
     folder = export_checkpoint(second.directory, tmp_path / "model")
+    assert (folder / "vae" / "config.json").is_file(), "the autoencoder that lies beside the base"
     loaded = load_network(folder).transformer.state_dict()
     trained = second.model.built_network.transformer.state_dict()
     assert all(torch.equal(value, trained[name.replace("default_0", "default")]) for name, value in loaded.items())
