@@ -224,7 +224,8 @@ def print_appearance(result: Mapping[str, Any]) -> None:
     """The figures as a page of text."""
     for key, value in result.items():
         if value is None:
-            print(f"{key:<28}unknown: the config does not describe it")
+            told = "unknown: the config does not describe it" if key.endswith("_parameters") else "none"
+            print(f"{key:<28}{told}")
         elif isinstance(value, int) and not isinstance(value, bool):
             print(f"{key:<28}{value:,}")
         elif not isinstance(value, (dict, list)):

@@ -131,6 +131,9 @@ def test_an_autoencoder_has_costs_too() -> None:
     assert 2 * costs.forward_flops < costs.step_flops <= 3 * costs.forward_flops
     assert costs.executed_flops == costs.step_flops
     assert costs.kept_bytes > 5 * 16 * 16 * 8 * 4
+    half = vae_step_costs(vae.to(torch.bfloat16), 5, 16, 16)
+    assert half.forward_flops == costs.forward_flops
+    assert half.kept_bytes < 0.7 * costs.kept_bytes
 
 
 def test_states_are_divided_as_each_strategy_says() -> None:

@@ -93,7 +93,8 @@ def vae_step_costs(
 ) -> StepCosts:
     """The same for an autoencoder; see ``step_costs``."""
     network.geometry.check(frames, height, width)
-    pixels = torch.empty(1, 3, frames, height, width, device="meta")
+    dtype = next(network.parameters()).dtype
+    pixels = torch.empty(1, 3, frames, height, width, device="meta", dtype=dtype)
     return _costs(network, lambda: network(pixels).pixels, checkpointed)
 
 
