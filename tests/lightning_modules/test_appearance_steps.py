@@ -127,6 +127,9 @@ def test_pixels_and_latents_encoded_before_give_the_same_loss() -> None:
     assert {"video", "pose_video", "prompt"}.isdisjoint(before)
     assert before["latents"].shape == (2, 4, 5, 4, 4)
     assert torch.equal(before["position"], raw["position"])
+    with_face = encode_batch({**raw, "face_video": torch.rand(2, 3, 5, 16, 16)}, encoders(), 2)
+    assert with_face["face"].shape == (2, 3, 17, 16, 16)
+    assert torch.equal(training_conditions(with_face, draw_flow(0, [0, 1], SHAPE), 16).face, with_face["face"])
     losses = []
     for module, clips in ((from_pixels, raw), (from_latents, before)):
         module.configure_model()
