@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 from conftest import MakeRun
 from dist_runs import DistRun, Stop, assert_same_run
+from safetensors.torch import save_file
+
+from macedance.vision.i3d import InceptionI3d
 
 PROTOCOL = (
     "--trainer.callbacks+={{class_path: callbacks.motion_protocol.MotionProtocol, init_args: "
@@ -125,17 +128,47 @@ def test_both_choose_the_same_best_checkpoint(judged: dict[str, DistRun]) -> Non
     assert [os.readlink(r.checkpoints / "best.ckpt") for r in judged.values()] == [f"step-{chosen:08d}.ckpt"] * 2
 
 
-@pytest.mark.parametrize("kind", ["ddp", "zero3"])
-def test_a_rank_that_fails_ends_all_with_its_error(make_run: MakeRun, tmp_path: Path, kind: str) -> None:
-    lame = "--trainer.callbacks+={class_path: protocol_faults.Lame}"
-    run = make_run(tmp_path, kind, arguments=[*STEPS, lame, PROTOCOL.format(every=2, clips=3)])
+FAULTS = {
+    "dancing": ("dancing to the validation clips", PROTOCOL.format(every=2, clips=3)),
+    "rendering": (
+        "rendering the held-out dances",
+        VIDEOS.format(kind="cascade_gap.CascadeGap", every=2, clips=3, more=", perturbations: []"),
+    ),
+    "judging": (
+        "judging videos of the held-out dances",
+        VIDEOS.format(kind="appearance_protocol.AppearanceProtocol", every=2, clips=3, more=""),
+    ),
+}
+
+
+@pytest.mark.parametrize(("kind", "what"), [("zero3", "dancing"), ("ddp", "rendering"), ("ddp", "judging")])
+def test_a_rank_that_fails_ends_all_with_its_error(make_run: MakeRun, tmp_path: Path, kind: str, what: str) -> None:
+    lame = f"--trainer.callbacks+={{class_path: protocol_faults.Lame, init_args: {{what: {what}}}}}"
+    doing, protocol = FAULTS[what]
+    run = make_run(tmp_path, kind, arguments=[*STEPS, lame, protocol])
     launch = run.run(expect=2, environment={"MACEDANCE_TEST_LAME_RANK": "1"}, timeout_s=60.0)
     said = [line for rank in (0, 1) for line in launch.stderr(rank).splitlines() if "hole" in line]
     assert len(said) == 1, launch.said()
-    for words in ("the evaluation failed", "dancing to the validation clips", "at clip-7", "rank 1 of 2", "mend it"):
+    for words in ("the evaluation failed", doing, "at clip-7", "rank 1 of 2", "mend it"):
         assert words in said[0]
     assert not (run.directory / "protocol").exists()
     assert len(run.csv_rows("metrics.csv")) == 2, "the steps before are on the disk"
+
+
+def test_ranks_of_other_weights_are_refused_before_they_judge(make_run: MakeRun, tmp_path: Path) -> None:
+    """One machine lacks a network: its rank has fewer metrics, whose states the others would wait for."""
+    weights = tmp_path / "weights" / "i3d_kinetics400"
+    weights.mkdir(parents=True)
+    network = InceptionI3d(4, slimness=32)
+    save_file(network.state_dict(), weights / "i3d_pretrained_400.safetensors")
+    judge = VIDEOS.format(kind="appearance_protocol.AppearanceProtocol", every=1, clips=2, more="")
+    run = make_run(tmp_path / "run", "ddp", arguments=[*STEPS, judge.replace("weights: /nowhere, ", "")])
+    roots = [{"MACEDANCE_WEIGHTS": str(folder)} for folder in (weights.parent, tmp_path / "nowhere")]
+    launch = run.run(expect=2, rank_environments=roots, timeout_s=60.0)
+    said = [line for rank in (0, 1) for line in launch.stderr(rank).splitlines() if "differently" in line]
+    assert len(said) == 1, launch.said()
+    assert "rank 1 of 2 lacks fvd, weights i3d_kinetics400" in said[0]
+    assert not (run.directory / "protocol").exists()
 
 
 def test_the_choice_of_the_best_survives_kills(make_run: MakeRun, tmp_path: Path) -> None:
