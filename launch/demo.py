@@ -47,7 +47,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="macedance demo",
         description="Make a corpus, train the Motion Expert on it, evaluate it, and dance to a song it never heard.",
-        epilog="example:\n  macedance demo --out outputs/demo",
+        epilog="example:\n  macedance demo --out outputs/demo\n\n"
+        "`macedance demo appearance` is the Appearance Expert's: a dance and a picture become a video.",
     )
     parser.add_argument(
         "--out", default="outputs/demo", metavar="DIR", help="default outputs/demo; its parts are replaced"
@@ -61,6 +62,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the verb."""
+    if arguments and arguments[0] == "appearance":
+        from launch.demo_appearance import main as appearance
+
+        return appearance(arguments[1:])
     options = build_parser().parse_args(arguments)
     positive_int("--seeds", options.seeds)
     from launch.config_files import resolve_config
@@ -68,15 +73,19 @@ def main(arguments: Sequence[str]) -> int:
     resolve_config(options.config)
     out = Path(options.out)
     check_writable(out)
-    _clear(out)
+    clear_demo(out, _PARTS)
     result = run_demo(out, smoke=options.smoke, seeds=options.seeds, config=options.config, quiet=options.json == "-")
     if options.json:
         emit_json(options.json, result)
     return 0
 
 
-def _clear(out: Path) -> None:
+def clear_demo(out: Path, parts: Sequence[str]) -> None:
     """Make the folder, or remove what an earlier demo made in it; anybody else's folder is left alone.
+
+    Args:
+        out: The folder.
+        parts: Names of files and folders that a demo makes.
 
     Raises:
         ConfigError: The folder holds something and no demo made it.
@@ -91,7 +100,7 @@ def _clear(out: Path) -> None:
         )
     writable_folder(out)
     marker.write_text("made by `macedance demo`, which replaces what it made here\n", encoding="utf-8")
-    for part in _PARTS:
+    for part in parts:
         path = out / part
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 

@@ -165,11 +165,11 @@ def judge(
     return numbers
 
 
-def check_bounds(numbers: Numbers) -> list[dict[str, Any]]:
+def check_bounds(numbers: Numbers, bounds: Sequence[Bound] = BOUNDS) -> list[dict[str, Any]]:
     """Each bound with its value, its limit and whether it is met; ``met`` is None where a number is missing."""
     values = {name: entry["value"] for name, entry in numbers.items() if entry.get("value") is not None}
     rows = []
-    for bound in BOUNDS:
+    for bound in bounds:
         row: dict[str, Any] = {"name": bound.name, "bound": bound.text, "value": None, "limit": None, "met": None}
         with contextlib.suppress(KeyError):
             row["value"], row["limit"], row["met"] = bound.check(values)

@@ -93,12 +93,15 @@ class VideoVaeModule(ExpertModule):
         self.losses = losses or VaeLosses()
         self.pose_probability, self.crop = pose_probability, crop
         self.linear_start_clips = linear_start_clips
+        self._start_pixels: Tensor | None = None
         self.sample_weights: Literal["ema", "raw"] = sample_weights
         self.val_loss, self.val_psnr, self.val_psnr_mask = WeightedMean(), WeightedMean(), WeightedMean()
 
     def adopt_corpus(self, data: Any) -> None:
-        """Read the identity of the corpus from the data module."""
+        """Read the identity of the corpus from the data module, and the clips that the network begins as."""
         self.manifest_sha256 = data.manifest.sha256
+        if self.network is None and self.linear_start_clips and self.init_from is None:
+            self._start_pixels = first_pixels(data, self.linear_start_clips)
 
     def setup(self, stage: str) -> None:
         """Know the corpus before the network is built."""
@@ -109,10 +112,9 @@ class VideoVaeModule(ExpertModule):
         """Build the network once; without ``init_from`` it may begin as principal components of the data."""
         built = self.network is not None
         super().configure_model()
-        if built or not self.linear_start_clips or self.init_from is not None:
-            return
-        pixels = first_pixels(self.trainer.datamodule, self.linear_start_clips)  # type: ignore[attr-defined]
-        cast(VideoVae, self.built_network).start_linear(pixels)
+        if not built and self._start_pixels is not None:
+            cast(VideoVae, self.built_network).start_linear(self._start_pixels)
+        self._start_pixels = None
 
     def load_source(self, network: nn.Module, source: str) -> None:
         """Load the weights of an autoencoder's folder or checkpoint."""

@@ -1,7 +1,7 @@
 """A video autoencoder that starts as the best linear one: the principal components of its patches.
 
-An AutoencoderKLWan that only cuts pictures into patches (one level, ``patch_size`` its whole spatial factor, no temporal
-one) can hold a linear map exactly, up to the change of scale in its normalisation: silu(x) - silu(-x) = x carries a
+An AutoencoderKLWan that only cuts pictures into patches (one level, ``patch_size`` its whole spatial factor, none in
+time) can hold a linear map exactly, up to the change of scale in its normalisation: silu(x) - silu(-x) = x carries a
 value through the activation, and a constant channel that outweighs the others keeps the normalisation's divisor nearly
 constant. Training then starts where principal components end.
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 
 def encode_clip(vae: Any, pixels_BCTHW: Tensor) -> Tensor:
-    """Mean and log-variance (B, 2 z, t, h, w) of the latents of clips (B, 3, T, H, W), as ``vae.quant_conv`` gives them.
+    """Mean and log-variance (B, 2 z, t, h, w) of the latents of clips (B, 3, T, H, W).
 
     Args:
         vae: An AutoencoderKLWan.

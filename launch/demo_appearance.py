@@ -1,0 +1,116 @@
+"""``macedance demo appearance``: the Appearance Expert's whole job at toy size, from nothing to a video."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from launch.options import Parser, add_json_option, check_writable, emit_json, say
+
+#: What the demo makes in its folder, and replaces when it is run again.
+PARTS = ("corpora", "encoders", "runs", "models", "eval", "videos", "metrics.json", "index.html")
+_EPILOG = """\
+Made by code: people of many builds and clothes who dance before textured rooms, twice, in two styles of filming. Then
+an autoencoder, the Appearance Expert from nothing on the first corpus, the two stages of fine-tuning on the second.
+metrics.json holds the numbers, index.html shows them with the videos. About twenty minutes on two cores.
+
+example:
+  macedance demo appearance --out outputs/demo-appearance"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options of the demo."""
+    parser = Parser(
+        prog="macedance demo appearance",
+        description="Make two corpora, train a small Appearance Expert in all of its stages, and judge its videos.",
+        epilog=_EPILOG,
+    )
+    parser.add_argument(
+        "--out",
+        default="outputs/demo-appearance",
+        metavar="DIR",
+        help="default outputs/demo-appearance; its parts are replaced",
+    )
+    parser.add_argument("--smoke", action="store_true", help="every part in two steps on a few clips: does it run?")
+    parser.add_argument("--seed", type=int, default=0, help="of corpora and trainings (default 0)")
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes that draw the corpora (2)")
+    add_json_option(parser)
+    return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the demo."""
+    from launch.demo import clear_demo
+
+    options = build_parser().parse_args(arguments)
+    out = Path(options.out)
+    check_writable(out)
+    clear_demo(out, PARTS)
+    result = run_demo(out, smoke=options.smoke, seed=options.seed, workers=options.workers, quiet=options.json == "-")
+    if options.json:
+        emit_json(options.json, result)
+    return 0
+
+
+def run_demo(out: Path, *, smoke: bool, seed: int, workers: int, quiet: bool = False) -> dict[str, Any]:
+    """Everything the demo does; returns what ``metrics.json`` holds."""
+    from launch.demo import Clock
+    from launch.demo_appearance_bounds import APPEARANCE_BOUNDS
+    from launch.demo_appearance_evaluation import judge, judge_animation
+    from launch.demo_appearance_page import write_page
+    from launch.demo_appearance_training import make_corpora, train_base, train_stages, train_vae
+    from launch.demo_appearance_videos import write_videos
+    from launch.demo_evaluation import check_bounds
+    from launch.demo_report import bounds_table
+    from macedance.report.progress import format_seconds
+
+    clock = Clock()
+    make_corpora(out, smoke=smoke, seed=seed, workers=workers)
+    clock.lap("corpora")
+    train_vae(out, smoke=smoke, seed=seed)
+    clock.lap("autoencoder")
+    encode_corpora(out)
+    clock.lap("encoding")
+    train_base(out, smoke=smoke, seed=seed)
+    clock.lap("training")
+    train_stages(out, smoke=smoke, seed=seed)
+    clock.lap("stages")
+    numbers = judge(out, smoke=smoke)
+    table = judge_animation(out)
+    clock.lap("evaluation")
+    videos = write_videos(out, smoke=smoke)
+    clock.lap("videos")
+    bounds = check_bounds(numbers, APPEARANCE_BOUNDS)
+    result = {
+        **numbers,
+        "animation": table,
+        "bounds": bounds,
+        "seconds": {name: round(value, 1) for name, value in clock.parts.items()},
+    }
+    emit_json(str(out / "metrics.json"), result)
+    write_page(out, numbers, table, bounds, videos, clock.parts)
+    tell = say if quiet else print
+    tell(bounds_table(numbers, bounds))
+    say("time: " + ", ".join(f"{name} {format_seconds(value)}" for name, value in clock.parts.items()))
+    say(f"in all {format_seconds(sum(clock.parts.values()))}")
+    for path in (out / "index.html", out / "metrics.json", out / "models", *videos):
+        tell(str(path))
+    return result
+
+
+def encode_corpora(out: Path) -> None:
+    """Both corpora as latents."""
+    from datamodules.appearance_encoding import EncodeSettings, encode_corpus
+    from launch.demo_appearance_training import CORPORA, FRAMES, TEXT_DIM, TEXT_TOKENS, corpus, latents
+    from macedance.models.appearance_expert.encoders import AppearanceEncoders
+    from macedance.report.progress import Progress
+
+    encoders = AppearanceEncoders.from_folder(
+        out / "encoders", text_dim=TEXT_DIM, text_tokens=TEXT_TOKENS, face_size=8, patch=2
+    )
+    for name in CORPORA:
+        settings = EncodeSettings(frames=FRAMES, known_frames=1, batch=8, max_references=3)
+        with Progress(f"{name} clips encoded", 1) as bar:
+            encode_corpus(corpus(out, name), latents(out, name), encoders, settings, bar)

@@ -1,0 +1,115 @@
+"""The demo's corpora and trainings: an autoencoder, the expert from nothing, the two stages on another domain."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from launch.run import Run
+
+TOY, SHIFTED = "toy", "shifted"
+CORPORA = (TOY, SHIFTED)
+#: Width and number of the weightless text encoder's tokens; the width stands in the experiments too.
+TEXT_DIM, TEXT_TOKENS = 16, 16
+#: Of a clip, and of what the expert makes at once.
+FRAMES = 9
+#: What each model of the ablation is called, and how it is made: see ``train_stages``.
+ZERO_SHOT, WITHOUT_KINEMATIC, WITHOUT_AESTHETIC, ALL = "zero_shot", "wo_kinematic", "wo_aesthetic", "all"
+ABLATION = (ZERO_SHOT, WITHOUT_KINEMATIC, WITHOUT_AESTHETIC, ALL)
+#: Clips of (train, val, test): of the toy corpus, of the shifted one, of either when only a look is taken.
+_CLIPS = {TOY: (1500, 48, 48), SHIFTED: (384, 48, 48)}
+_FEW = (16, 4, 4)
+#: Optimizer steps of each model of the ablation; the full expert's second stage begins after the first half.
+STAGE_STEPS = 240
+
+
+def corpus(out: Path, name: str) -> Path:
+    """Folder of a corpus of videos."""
+    return out / "corpora" / name
+
+
+def latents(out: Path, name: str) -> Path:
+    """Folder of a corpus of latents."""
+    return out / "corpora" / f"{name}-latents"
+
+
+def model(out: Path, name: str) -> Path:
+    """Folder of a trained model."""
+    return out / "models" / name
+
+
+def make_corpora(out: Path, *, smoke: bool, seed: int, workers: int) -> None:
+    """Draw both corpora."""
+    from datamodules.appearance_corpora import build_toy_corpus
+    from macedance.appearance_data.toy.corpus import ToySettings
+    from macedance.report.progress import Progress
+
+    for name in CORPORA:
+        train, val, test = _FEW if smoke else _CLIPS[name]
+        settings = ToySettings(train=train, val=val, test=test, shifted=name == SHIFTED, seed=seed)
+        with Progress(f"{name} clips", 1) as bar:
+            build_toy_corpus(corpus(out, name), settings, workers, bar)
+
+
+def train_vae(out: Path, *, smoke: bool, seed: int) -> None:
+    """Train the autoencoder on the first corpus; its folder becomes the frozen encoders'."""
+    from macedance.pipelines.export import export_checkpoint
+
+    run = _fit(out, "vae", "appearance_tiny_vae", [f"--data.shards={corpus(out, TOY)}"], smoke=smoke, seed=seed)
+    (out / "encoders").mkdir(exist_ok=True)
+    export_checkpoint(run.directory, out / "encoders" / "vae")
+
+
+def train_base(out: Path, *, smoke: bool, seed: int) -> None:
+    """Train the expert from nothing: what stands for the pretrained model; and keep it as it was before."""
+    from lightning_modules.appearance_expert import AppearanceExpertModule
+    from macedance.pipelines.appearance_folder import write_model_folder
+    from macedance.pipelines.export import export_checkpoint
+
+    run = _fit(out, "full", "appearance_tiny_full", [f"--data.shards={latents(out, TOY)}"], smoke=smoke, seed=seed)
+    export_checkpoint(run.directory, model(out, ZERO_SHOT), encoders=out / "encoders")
+    trained = run.model
+    assert isinstance(trained, AppearanceExpertModule)
+    trained.network = None
+    trained.configure_model()  # by the seed, as before the first step
+    weights = trained.built_network.state_dict()
+    write_model_folder(model(out, "untrained"), trained.model_config(), weights, encoders=out / "encoders")
+
+
+def train_stages(out: Path, *, smoke: bool, seed: int) -> None:
+    """Train the ablation on the shifted corpus, each model for as many steps.
+
+    ``wo_aesthetic``: the kinematic stage alone; ``wo_kinematic``: the aesthetic stage alone; ``all``: the kinematic
+    stage for the first half, then the aesthetic stage.
+    """
+    from macedance.pipelines.checkpoint_folder import checkpoint_name
+    from macedance.pipelines.export import export_checkpoint
+
+    steps = 2 if smoke else STAGE_STEPS
+    half = steps // 2
+    base = [
+        f"--data.shards={latents(out, SHIFTED)}",
+        f"--model.init_args.network.init_args.weights={model(out, ZERO_SHOT)}",
+    ]
+    kinematic = [*base, f"--checkpoint_every_n_steps={half}", f"--trainer.max_steps={steps}"]
+    first = _fit(out, "kinematic", "appearance_tiny_kinematic", kinematic, smoke=smoke, seed=seed)
+    middle = first.directory / "checkpoints" / checkpoint_name(half)
+    alone = [*base, f"--trainer.max_steps={steps}"]
+    second = [*base, f"--trainer.max_steps={steps - half}", f"--init_from={middle}"]
+    runs = {
+        WITHOUT_AESTHETIC: first,
+        WITHOUT_KINEMATIC: _fit(out, "aesthetic", "appearance_tiny_aesthetic", alone, smoke=smoke, seed=seed),
+        ALL: _fit(out, "both", "appearance_tiny_aesthetic", second, smoke=smoke, seed=seed),
+    }
+    for name, run in runs.items():
+        export_checkpoint(run.directory, model(out, name), encoders=out / "encoders")
+
+
+def _fit(out: Path, name: str, config: str, arguments: list[str], *, smoke: bool, seed: int) -> Run:
+    """Train an experiment in the demo's folder."""
+    from launch.training import train
+
+    directory = out / "runs" / name
+    shutil.rmtree(directory, ignore_errors=True)
+    few = ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--data.global_batch_size=4"] if smoke else []
+    return train([f"--config={config}", *arguments, *few, f"--run_dir={directory}", f"--seed_everything={seed}"])
