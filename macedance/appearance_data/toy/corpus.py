@@ -13,7 +13,7 @@ import numpy as np
 
 from macedance.appearance_data.media import encode_jpeg, encode_mp4
 from macedance.appearance_data.samples import ClipFacts, raw_members
-from macedance.appearance_data.toy.dances import toy_dance
+from macedance.appearance_data.toy.dances import excerpt, toy_dance
 from macedance.appearance_data.toy.people import DressedBody, draw_person
 from macedance.appearance_data.toy.rooms import draw_room
 from macedance.appearance_data.toy.takes import Take, draw_staging, film
@@ -119,26 +119,25 @@ def make_clips(planned: PlannedDance, settings: ToySettings) -> Iterator[tuple[s
     rng = np.random.default_rng([planned.seed, _CLIP])
     person = draw_person(planned.name, rng)
     body = DressedBody(person)
-    song, motion = toy_dance(planned.name, planned.number, planned.seed, int(rng.integers(2**31)), settings.fps)
+    song, motion = toy_dance(planned.name, planned.number, planned.seed, int(rng.integers(2**31)))
     length = settings.frames + settings.spare_frames
     room = draw_room(rng, shifted=settings.shifted)
     travelling = planned.split != "train"
     for clip in range(planned.clips):
-        start = int(rng.integers(motion.num_frames - length + 1))
-        excerpt = motion.slice(start, start + length)
+        start_s, part = excerpt(motion, float(rng.random()), length, settings.fps)
         for _ in range(_TRIES):
             staging = draw_staging(rng, travels=travelling or rng.random() < 0.6, shifted=settings.shifted)
             take = film(
-                person, body, excerpt, room, staging, width=settings.width, height=settings.height,
+                person, body, part, room, staging, width=settings.width, height=settings.height,
                 clip_frames=settings.frames,
             )  # fmt: skip
             if not travelling or take.travel >= TRAVELS:
                 break
-        facts = _facts(settings, take, person.prompt, song, start, planned.name)
+        facts = _facts(settings, take, person.prompt, song, start_s, planned.name)
         yield f"{planned.name}_{clip:02d}", facts, _members(facts, take, settings)
 
 
-def _facts(settings: ToySettings, take: Take, prompt: str, song: str, start: int, person: str) -> ClipFacts:
+def _facts(settings: ToySettings, take: Take, prompt: str, song: str, start_s: float, person: str) -> ClipFacts:
     rows, columns = (np.flatnonzero(take.mask_THW.any(axis=(0, axis))) for axis in (2, 1))
     box = None
     if len(rows):
@@ -151,7 +150,7 @@ def _facts(settings: ToySettings, take: Take, prompt: str, song: str, start: int
         width=settings.width,
         prompt=prompt,
         song=song,
-        start_s=start / settings.fps,
+        start_s=start_s,
         source="rendered",
         licence="Apache-2.0",
         person=person,

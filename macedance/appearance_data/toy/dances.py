@@ -15,11 +15,18 @@ from macedance.motion.files import Motion
 from macedance.motion.skeleton import NUM_JOINTS, PARENTS
 
 
-def toy_dance(name: str, number: int, seed: int, dancer_seed: int, fps: float) -> tuple[str, Motion]:
-    """(song, dance) of about 28 seconds at ``fps``; the genres go round with the number."""
+def toy_dance(name: str, number: int, seed: int, dancer_seed: int) -> tuple[str, Motion]:
+    """(song, dance) of about 28 seconds at the choreography's rate; the genres go round with the number."""
     spec = random_spec(name, GENRES[number % len(GENRES)], seed)
-    motion = make_dance(_unplayed(spec), dancer_seed)
-    return spec.name, motion.resampled(fps)
+    return spec.name, make_dance(_unplayed(spec), dancer_seed)
+
+
+def excerpt(motion: Motion, share: float, frames: int, fps: float) -> tuple[float, Motion]:
+    """(start in seconds, part of a dance) of ``frames`` at ``fps``; a share of 0 takes the beginning, of 1 the end."""
+    needed = int(np.ceil((frames - 1) * motion.fps / fps)) + 1
+    start = int(share * (motion.num_frames - needed))
+    part = motion.slice(start, start + needed).resampled(fps)
+    return start / motion.fps, part.slice(0, frames)
 
 
 def _unplayed(spec: SongSpec) -> Song:

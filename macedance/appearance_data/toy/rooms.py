@@ -35,8 +35,8 @@ class Room:
     shadow: float = 0.5
 
     def picture(self, view: View, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-        """The empty room (H, W, 3) in [0, 1], and where on the floor each pixel lies: x and z (H, W, 2), NaN on the
-        wall."""
+        """The empty room (H, W, 3) in [0, 1], and where on the floor each pixel lies: x and z (H, W, 2), far away on
+        the wall."""
         import cv2
 
         size = width * _SUPERSAMPLED, height * _SUPERSAMPLED
@@ -64,7 +64,7 @@ class Room:
         )
         picture = cv2.resize(np.where(on_floor[..., None], floor, wall), (width, height), interpolation=cv2.INTER_AREA)
         some = (slice(None, None, _SUPERSAMPLED), slice(None, None, _SUPERSAMPLED))
-        ground = np.where(on_floor[some][..., None], np.stack([x[some], z[some]], axis=-1), np.nan)
+        ground = np.where(on_floor[some][..., None], np.stack([x[some], z[some]], axis=-1), _FAR_M)
         return picture, ground
 
 

@@ -177,7 +177,7 @@ def _camera(staging: Staging, frames: int, clip_frames: int, size: float) -> Cam
     away = np.array([math.sin(heading) * math.cos(pitch), math.sin(pitch), math.cos(heading) * math.cos(pitch)])
     across = np.array([math.cos(heading), 0.0, -math.sin(heading)])
     target = np.array([0.0, 0.86 * size, 0.0]) + truck[:, None] * across
-    return CameraPath(target + distance[:, None] * away, target, math.tan(math.radians(_FIELD_OF_VIEW_DEG / 2)))
+    return _Path(target + distance[:, None] * away, target, math.tan(math.radians(_FIELD_OF_VIEW_DEG / 2)))
 
 
 def _travel(joints_TJ3: np.ndarray, camera: CameraPath, width: int, height: int) -> float:
@@ -229,10 +229,24 @@ def _light(angle: float) -> tuple[float, float, float]:
     return _three(direction / np.linalg.norm(direction))
 
 
+class _Path(CameraPath):
+    """A camera path whose views are made once: a still camera has one."""
+
+    def view(self, frame: int) -> View:
+        """The camera of one frame."""
+        made: dict[bytes, View] = self.__dict__.setdefault("_made", {})
+        key = self.eye_T3[frame].tobytes()
+        if key not in made:
+            made[key] = super().view(frame)
+        return made[key]
+
+
 def _shade_on_floor(ground_HW2: np.ndarray, joints_J3: np.ndarray, strength: float) -> np.ndarray:
     """Light (H, W) that is left on the floor: soft spots under the feet and the pelvis."""
-    left = np.ones(ground_HW2.shape[:2])
+    left = np.ones(ground_HW2.shape[:2], dtype=np.float32)
+    x, z = ground_HW2[..., 0], ground_HW2[..., 1]
     for joint, radius in ((0, 0.30), (7, 0.13), (8, 0.13)):
-        squared = ((ground_HW2 - joints_J3[joint, [0, 2]]) ** 2).sum(-1)
-        left *= 1.0 - strength * 0.6 * np.nan_to_num(np.exp(-squared / (2 * radius**2)))
+        at_x, _, at_z = (np.float32(place) for place in joints_J3[joint])
+        squared = (x - at_x) ** 2 + (z - at_z) ** 2
+        left -= left * np.float32(0.6 * strength) * np.exp(squared * np.float32(-0.5 / radius**2))
     return left
