@@ -16,7 +16,13 @@ from launch.training_cli import ParsingCLI, build_cli
 
 EXPERIMENTS = sorted(shipped_configs("experiments"))
 #: The debug file of each model family: constructor names differ.
-DEBUG = {"mace_motion": "debug/mace_motion_cpu", "appearance": "debug/appearance_cpu"}
+DEBUG = {
+    "mace_motion": "debug/mace_motion_cpu",
+    "appearance_tiny_vae": "debug/appearance_vae_cpu",
+    "appearance": "debug/appearance_cpu",
+}
+#: The fixture with each family's corpus.
+CORPUS = {"mace_motion": "tiny_corpus", "appearance_tiny_vae": "tiny_clips", "appearance": "tiny_latents"}
 
 
 def family(name: str) -> str:
@@ -42,39 +48,46 @@ def test_an_experiment_parses_and_builds(name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def tiny_latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Toy clips of dancers as latents of the debug file's autoencoder."""
+def tiny_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Toy clips of dancers."""
+    from datamodules.appearance_corpora import build_toy_corpus
+    from macedance.appearance_data.toy.corpus import ToySettings
+
+    folder = tmp_path_factory.mktemp("clips") / "corpus"
+    build_toy_corpus(folder, ToySettings(train=4, val=1, test=1, width=32, height=32, frames=5, spare_frames=2))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny_latents(tiny_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as latents of the debug file's autoencoder."""
     from diffusers import AutoencoderKLWan
 
-    from datamodules.appearance_corpora import build_toy_corpus
     from datamodules.appearance_encoding import EncodeSettings, encode_corpus
-    from macedance.appearance_data.toy.corpus import ToySettings
     from macedance.models.appearance_expert.codec import LatentCodec
     from macedance.models.appearance_expert.encoders import AppearanceEncoders, HashedText
 
-    folder = tmp_path_factory.mktemp("latents")
-    settings = ToySettings(train=4, val=1, test=1, width=32, height=32, frames=5, spare_frames=2)
-    build_toy_corpus(folder / "clips", settings)
     vae = AutoencoderKLWan(
         base_dim=4, z_dim=4, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[False], patch_size=2,
         in_channels=12, out_channels=12, scale_factor_spatial=4, scale_factor_temporal=1,
         latents_mean=[0.0] * 4, latents_std=[1.0] * 4,
     )  # fmt: skip
     encoders = AppearanceEncoders(LatentCodec(vae), HashedText(16, 4), None, 16)
-    encode_corpus(folder / "clips", folder / "encoded", encoders, EncodeSettings(5))
-    return folder / "encoded"
+    folder = tmp_path_factory.mktemp("latents") / "corpus"
+    encode_corpus(tiny_clips, folder, encoders, EncodeSettings(5))
+    return folder
 
 
 @pytest.mark.parametrize("name", [n for n in EXPERIMENTS if "finetune" not in n])
 def test_an_experiment_takes_two_steps(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    corpus = request.getfixturevalue({"mace_motion": "tiny_corpus", "appearance": "tiny_latents"}[family(name)])
+    corpus = request.getfixturevalue(CORPUS[family(name)])
     run = train(
         [
             f"--config={name}",
             f"--config={DEBUG[family(name)]}",
             f"--run_dir={tmp_path / 'run'}",
             f"--data.shards={corpus}",
-            *(["--data.mixture=null"] if family(name) == "appearance" else []),
+            *(["--data.mixture=null"] if family(name).startswith("appearance") else []),
         ]
     )
     assert run.trainer.global_step == 2
@@ -94,7 +107,7 @@ def test_debug_files_shrink_and_change_nothing_else() -> None:
         "text_dim", "freq_dim", "ffn_dim", "num_layers", "image_dim", "added_kv_proj_dim", "rope_max_seq_len",
         "4", "8", "16", "motion_encoder_size", "motion_style_dim", "motion_dim", "motion_encoder_dim",
         "face_encoder_hidden_dim", "face_encoder_num_heads", "inject_face_latents_blocks", "z_dim",
-        "scale_factor_spatial", "scale_factor_temporal",
+        "scale_factor_spatial", "scale_factor_temporal", "base_dim", "crop",
     }  # fmt: skip
 
     def leaves(node: object, key: str = "") -> list[str]:

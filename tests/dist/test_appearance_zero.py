@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,44 +27,53 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_base(tmp_path_factory.mktemp("base"))
 
 
+@dataclass
+class Stages:
+    """Finished runs of the stages, each made when it is first asked for."""
+
+    zygote: Zygote
+    base: Path
+    folder: Path
+    runs: dict[tuple[str, int, bool], DistRun] = field(default_factory=dict)
+
+    @property
+    def adapter(self) -> Path:
+        """The checkpoint of a first stage on one rank, from which every second stage starts."""
+        return self.run("kinematic").newest()
+
+    def config(self, stage: str, again: bool) -> dict[str, Any]:
+        source = self.adapter if stage == "aesthetic" else None
+        return run_config(stage, self.base, init_from=source, activation_checkpointing=BLOCKS if again else None)
+
+    def run(self, stage: str, ranks: int = 1, again: bool = False) -> DistRun:
+        """A run; with `again` activations are computed twice."""
+        key = (stage, ranks, again)
+        if key not in self.runs:
+            folder, config = self.folder / f"{stage}-{ranks}-{again}", self.config(stage, again)
+            whole = str(folder / "whole.safetensors")
+            saver = {"class_path": "tests.appearance_fakes.SaveWhole", "init_args": {"path": whole}}
+            config["trainer"]["callbacks"] = [{"class_path": "dist_recorder.Recorder"}, saver]
+            arguments = [write_config(folder, config), *(ZERO3 if ranks > 1 else ())]
+            self.runs[key] = DistRun(self.zygote, folder, arguments, ranks=ranks, launcher=ranks > 1)
+            self.runs[key].run()
+        return self.runs[key]
+
+
 @pytest.fixture(scope="module")
-def adapter(base: Path, zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkpoint of a first stage on one rank."""
-    run = start(zygote, tmp_path_factory.mktemp("first"), "kinematic", base)
-    return run.newest()
+def stages(base: Path, zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Stages:
+    return Stages(zygote, base, tmp_path_factory.mktemp("stages"))
 
 
-def start(
-    zygote: Zygote, folder: Path, stage: str, base: Path, source: Path | None = None, *more: str, ranks: int = 1
-) -> DistRun:
-    config = run_config(stage, base, init_from=source, activation_checkpointing=BLOCKS if ranks > 1 else None)
-    saver = {"class_path": "tests.appearance_fakes.SaveWhole", "init_args": {"path": str(folder / "whole.safetensors")}}
-    config["trainer"]["callbacks"] = [{"class_path": "dist_recorder.Recorder"}, saver]
-    arguments = [write_config(folder, config), *(ZERO3 if ranks > 1 else ()), *more]
-    run = DistRun(zygote, folder, arguments, ranks=ranks, launcher=ranks > 1)
-    run.run()
-    return run
-
-
-@pytest.fixture(scope="module", params=["kinematic", "aesthetic"])
-def runs(
-    request: pytest.FixtureRequest, base: Path, adapter: Path, zygote: Zygote, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[str, DistRun, DistRun]:
-    """A stage, on one rank and on two."""
-    stage: str = request.param
-    source, folder = (adapter if stage == "aesthetic" else None), tmp_path_factory.mktemp(stage)
-    single = start(zygote, folder / "single", stage, base, source)
-    return stage, single, start(zygote, folder / "sharded", stage, base, source, ranks=2)
-
-
+@pytest.mark.parametrize("again", [False, True], ids=["plain", "checkpointed"])
+@pytest.mark.parametrize("stage", ["kinematic", "aesthetic"])
 def test_two_ranks_change_a_stage_s_tensors_and_no_other_bit(
-    runs: tuple[str, DistRun, DistRun], base: Path, adapter: Path
+    stage: str, again: bool, base: Path, stages: Stages
 ) -> None:
-    stage, single, sharded = runs
+    single, sharded = stages.run(stage), stages.run(stage, 2, again)
     assert_close_losses(single, sharded, 1e-5)
     before = dict(AppearanceExpert(TRANSFORMER, VAE, weights=str(base)).state_dict())
     if stage == "aesthetic":
-        before = read_checkpoint(adapter).weights("raw")
+        before = read_checkpoint(stages.adapter).weights("raw")
     after = load_file(sharded.folder / "whole.safetensors")
     mark = ".lora_" if stage == "aesthetic" else "pose_patch_embedding"
     trained = {name for name in after if mark in name}
@@ -88,15 +99,12 @@ def test_two_ranks_change_a_stage_s_tensors_and_no_other_bit(
     assert size <= 2 * weights + moments + weights + OVERHEAD
 
 
-def test_a_killed_stage_goes_on(
-    runs: tuple[str, DistRun, DistRun], base: Path, adapter: Path, zygote: Zygote, tmp_path: Path
-) -> None:
-    stage, _, whole = runs
-    if stage == "kinematic":
-        return  # the second stage, which has both a base and a stage before it, is the harder one
-    config = run_config("aesthetic", base, init_from=adapter, activation_checkpointing=BLOCKS)
+def test_a_killed_stage_goes_on(stages: Stages, tmp_path: Path) -> None:
+    """The second stage: it has both a base and a stage before it."""
+    whole = stages.run("aesthetic", 2, True)
     recorder = "--trainer.callbacks+={class_path: dist_recorder.Recorder}"
-    killed = DistRun(zygote, tmp_path, [write_config(tmp_path, config), recorder, *ZERO3], ranks=2, launcher=True)
+    arguments = [write_config(tmp_path, stages.config("aesthetic", True)), recorder, *ZERO3]
+    killed = DistRun(stages.zygote, tmp_path, arguments, ranks=2, launcher=True)
     killed.die(Stop("update", 1, 1))
     killed.run()
     assert killed.losses() == whole.losses()
