@@ -24,6 +24,7 @@ from macedance.metrics.animation.video_sets import Reporting
 from macedance.metrics.animation.windows import WindowSampling
 from macedance.metrics.appearance.consistency import SubjectConsistency
 from macedance.metrics.appearance.temporal import TemporalFlickering
+from macedance.metrics.genre import GenreAccuracy
 from macedance.metrics.honest.person_motion import VideoMotion
 from macedance.metrics.motion import MotionMetrics
 from macedance.metrics.presets import CLEAN, CLEAN_KEYPOINTS, LODGE_FINEDANCE, MACE2D, MEGADANCE, Preset
@@ -125,11 +126,20 @@ def distances(mine: Sequence[int], theirs: Sequence[int]) -> dict[str, Any]:
     return kept.compute() | {"streamed": streamed.compute()["fvd"], "too_short": {"ids": kept.too_short(real=False)}}
 
 
+def genres(mine: Sequence[int], _: Sequence[int]) -> dict[str, Any]:
+    metric = GenreAccuracy(lambda clips: ["house"] * len(clips))
+    clips = [replace(clip, genre="house" if i % 2 else "krump") for i, clip in enumerate(random_clips(COUNT))]
+    metric.update([clips[i] for i in mine], ids=mine)
+    return {"genre": metric.compute()}
+
+
 def judges() -> dict[str, Callable[..., dict[str, Any]]]:
     """Every metric on its own data, by name."""
     clips, reference = random_clips(COUNT, songs=3), random_clips(COUNT, seed=1)
     planar = random_keypoint_clips(COUNT)
-    planar[3] = replace(planar[3], keypoints=planar[3].keypoints[:40])
+    for i in (0, 3):
+        # mace2d leaves these out, one on either rank.
+        planar[i] = replace(planar[i], keypoints=planar[i].keypoints[:40])
     true_planar = random_keypoint_clips(COUNT, seed=1)
     return {
         **{preset.name: motion(preset, clips, reference) for preset in (CLEAN, LODGE_FINEDANCE, MEGADANCE)},
@@ -142,6 +152,7 @@ def judges() -> dict[str, Callable[..., dict[str, Any]]]:
         "ssim": pairs(Ssim),
         "psnr": pairs(Psnr),
         "distances": distances,
+        "genre": genres,
     }
 
 
@@ -185,7 +196,8 @@ def test_two_ranks_give_what_one_process_gives(tmp_path: Path) -> None:
     expected = json.loads(json.dumps({name: judge(range(COUNT), range(COUNT)) for name, judge in judges().items()}))
     # The comparison is of numbers that are there, and of clips that are counted out.
     assert expected["clean"]["fid_k"]["value"] > 0
-    assert expected["mace2d"]["bas"]["shorter_than_window"] == 1
+    assert expected["mace2d"]["bas"]["shorter_than_window"] == 2
+    assert expected["genre"]["genre"] == {"value": pytest.approx(3 / 7), "n": 7}
     assert expected["flicker"]["entries"]["temporal_flickering"]["n_undefined"] == 1
     assert expected["distances"]["too_short"]["ids"] == [2]
     assert expected["distances"]["streamed"]["value"] == pytest.approx(expected["distances"]["fvd"]["value"], rel=1e-6)

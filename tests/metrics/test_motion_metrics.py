@@ -1,24 +1,19 @@
-"""The Metric as a whole: entries, refusals, duplicates, ranks."""
+"""The Metric as a whole: entries, refusals, duplicates. Ranks: tests/dist/test_metric_ranks.py."""
 
 from __future__ import annotations
 
 import json
-import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from synthetic import approx, pulsing_joints, random_clips, random_keypoint_clips, standing_joints
+from synthetic import approx, pulsing_joints, random_clips, standing_joints
 
 from macedance.errors import DataError
-from macedance.metrics.genre import GenreAccuracy
-from macedance.metrics.keypoints import KeypointClip
 from macedance.metrics.motion import MotionMetrics, check_plausibility, evaluate_clips
-from macedance.metrics.presets import MACE2D
 from macedance.motion.files import JointClip
 
 OWN = ("div_k", "div_g", "bas", "bas_motion", "bas_shuffled", "foot_skating", "pfc", "pbc", "jerk")
@@ -160,44 +155,3 @@ def test_evaluation_of_128_clips_takes_seconds() -> None:
     start = time.process_time()
     evaluate_clips(clips, clips[:2])
     assert time.process_time() - start < 5
-
-
-def short_and_long_keypoints() -> list[KeypointClip]:
-    clips = random_keypoint_clips(7)
-    # One that mace2d leaves out on either rank.
-    for i in (0, 3):
-        clips[i] = replace(clips[i], keypoints=clips[i].keypoints[:40])
-    return clips
-
-
-def _run_rank(rank: int, world: int, folder: str) -> None:
-    sys.path.insert(0, str(Path(__file__).parent))
-    torch.set_num_threads(1)
-    store = torch.distributed.FileStore(str(Path(folder) / "store"), world)
-    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=world)
-    clips, reference = random_clips(7, songs=3), random_clips(4, seed=1)
-    results = []
-    keypoints = short_and_long_keypoints()
-    # Uneven, with a padded duplicate on both ranks; then everything on rank 0.
-    for shares in ([[0, 2, 4, 6, 0], [1, 3, 5]], [[0, 1, 2, 3, 4, 5, 6], []]):
-        metric = MotionMetrics(allow_small_n=True)
-        metric.update([clips[i] for i in shares[rank]], ids=shares[rank])
-        if rank == 0:
-            metric.update(reference, ids=range(4), reference=True)
-        planar = MotionMetrics(MACE2D, allow_small_n=True)
-        planar.update([keypoints[i] for i in shares[rank]], ids=shares[rank])
-        genre = GenreAccuracy(lambda clips: ["house"] * len(clips))
-        genre.update([replace(clips[i], genre="house" if i % 2 else "krump") for i in shares[rank]], ids=shares[rank])
-        results.append([metric.compute(), planar.compute(), genre.compute()])
-    (Path(folder) / f"{rank}.json").write_text(json.dumps(results))
-    torch.distributed.destroy_process_group()
-
-
-def test_two_ranks_give_what_one_process_gives(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_run_rank, args=(2, str(tmp_path)), nprocs=2)
-    expected = evaluate_clips(random_clips(7, songs=3), random_clips(4, seed=1), allow_small_n=True)
-    planar = evaluate_clips(short_and_long_keypoints(), [], preset=MACE2D, allow_small_n=True)
-    assert planar["bas"]["shorter_than_window"] == 2
-    for rank in range(2):
-        for results in json.loads((tmp_path / f"{rank}.json").read_text()):
-            assert results == [approx(expected), approx(planar), {"value": pytest.approx(3 / 7), "n": 7}]
