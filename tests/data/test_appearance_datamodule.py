@@ -127,7 +127,7 @@ def test_every_batch_is_of_one_size(two_sizes: Path) -> None:
 
 def test_ranks_have_equally_many_held_out_batches(two_sizes: Path) -> None:
     loaders = [data_module(two_sizes, FakeTrainer(rank, 2), val_batch_size=1).val_dataloader() for rank in range(2)]
-    rows = [[(row["keys"][0], int(row["position"])) for row in loader] for loader in loaders]
+    rows = [[(row["keys"][0], int(row["position"])) for row in iter(loader)] for loader in loaders]
     assert len(rows[0]) == len(rows[1]) == 4
     real = [key for part in rows for key, position in part if position >= 0]
     assert sorted(real) == [f"val-{n:03d}" for n in range(20, 26)]
@@ -195,12 +195,13 @@ def test_bad_requests_are_refused_by_name(clips: Path, corpus: Path) -> None:
             data_module(clips, **options)
     with pytest.raises(ConfigError, match=r"data\.shards is not given"):
         data_module(None)
-    for options, error, told in (
+    refused: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"frames": 10}, DataError, "clips are shorter than a window of 10 frames"),
         ({"frames": None}, ConfigError, r"data\.frames is not given"),
         ({"fps": 30.0}, ConfigError, "10.0 frames per second, the model is made for 30.0"),
         ({"global_batch_size": 50}, ConfigError, "fewer than one global batch"),
-    ):
+    ]
+    for options, error, told in refused:
         with pytest.raises(error, match=told):
             data_module(clips, **options).setup("fit")
     with pytest.raises(DataError, match="a corpus of motion and music"):

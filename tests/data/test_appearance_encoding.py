@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from faulty_server import serving
 from small_clips import FRAMES, SPARE, tiny_encoders, write_clips
 
 import datamodules.appearance_encoding as encoding
@@ -243,3 +244,12 @@ def test_a_lost_blank_is_said(latents: Path, clips: Path, encoders: AppearanceEn
         data_module(out).train_dataloader()
     encode_corpus(clips, out, encoders, SETTINGS)
     assert files_of(out) == files_of(latents)
+
+
+def test_latents_on_a_server(latents: Path, tmp_path: Path) -> None:
+    with serving(latents) as (url, _):
+        remote = data_module(url, cache_dir=str(tmp_path / "cache"))  # type: ignore[arg-type]
+        loaders = data_module(latents).train_dataloader(), remote.train_dataloader()
+        for here, there in islice(zip(*loaders, strict=False), 3):
+            assert torch.equal(here["latents"], there["latents"])
+            assert torch.equal(here["blank"], there["blank"])

@@ -33,6 +33,7 @@ def test_a_clip_comes_back_as_it_was() -> None:
     assert parts == members(3, facts)
     read = raw_clip(parts, "k", "shard:k")
     assert read.facts == facts
+    assert read.keypoints_TK3 is not None
     assert np.array_equal(read.keypoints_TK3, keypoints(3, FRAMES + SPARE, 32, 32))
     assert read.mask_THW is not None
     assert read.mask_THW[:, 8:24, 8:16].all()
