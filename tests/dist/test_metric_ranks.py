@@ -33,7 +33,7 @@ from macedance.vision.video import Video
 from macedance.vision.video_network import VideoNetwork
 
 #: Clips of rank 0 and of rank 1; the last one of a list may be a sampler's padding.
-SHARES = (
+SHARES: tuple[tuple[list[int], list[int]], ...] = (
     ([0, 2, 4, 6, 0], [1, 3, 5]),
     ([0, 1, 2, 3, 4, 5, 6], []),
     ([], [6, 5, 4, 3, 2, 1, 0, 6, 5]),
@@ -160,7 +160,7 @@ def _run_rank(rank: int, world: int, folder: str) -> None:
     torch.set_num_threads(1)
     store = torch.distributed.FileStore(str(Path(folder) / "store"), world)
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=world)
-    results = []
+    results: list[dict[str, Any]] = []
     for shares in SHARES:
         mine = shares[rank]
         # The reference lies on one rank, as it is read once, and on both the second time.
