@@ -144,7 +144,7 @@ def evaluate(options: argparse.Namespace) -> ProtocolResult:
         DataError: As main.
         CheckpointError: As main.
     """
-    from launch.generate import pick_device
+    from launch.devices import pick_device
     from macedance.metrics.animation.bundle import AnimationMetrics
     from macedance.metrics.animation.evaluation import evaluate_animation
     from macedance.metrics.animation.presets import presets_named

@@ -120,7 +120,7 @@ def evaluate(options: argparse.Namespace, folder: Path) -> tuple[Cascade, Protoc
         ConfigError: As main.
         DataError: As main.
     """
-    from launch.generate import pick_device
+    from launch.devices import pick_device
     from macedance.metrics.cascade import Cascade, evaluate_cascade, parse_gate
     from macedance.metrics.cascade.available import available_looker
     from macedance.metrics.cascade.differences import GATES

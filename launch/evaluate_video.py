@@ -136,7 +136,7 @@ def evaluate(options: argparse.Namespace, sets: VideoSets) -> ProtocolResult:
     Raises:
         As main.
     """
-    from launch.generate import pick_device
+    from launch.devices import pick_device
     from macedance.metrics.honest.preset import stillness_notes
     from macedance.metrics.statistics import MEAN_RESAMPLES
     from macedance.metrics.video_protocol import evaluate_videos

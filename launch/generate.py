@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from launch.devices import pick_device
 from launch.generate_video import VideoMaker, add_video_options, check_video_options
 from launch.options import (
     Parser,
@@ -77,24 +78,6 @@ def parse_formats(text: str) -> list[str]:
 def file_stem(music: Path) -> str:
     """The song's name as a file name."""
     return re.sub(r"[^\w.-]+", "_", music.stem).strip("._") or "song"
-
-
-def pick_device(name: str | None) -> str:
-    """The device to run on: the one asked for, or a GPU where there is one.
-
-    Raises:
-        ConfigError: There is no such device here.
-    """
-    import torch
-
-    if name is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"the device {name!r} cannot be used: {reason}", fix="leave --device out") from error
-    return name
 
 
 def check_renderer(renderer: str) -> None:

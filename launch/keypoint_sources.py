@@ -24,7 +24,7 @@ def keypoint_source(name: str, weights: str | None = None, device: str | None = 
         CheckpointError: Its weights are not the published ones.
         ConfigError: The device cannot be used.
     """
-    from launch.generate import pick_device
+    from launch.devices import pick_device
 
     return KEYPOINT_SOURCES[name](weights, pick_device(device))
 
@@ -36,6 +36,6 @@ def best_keypoint_source(weights: str | None = None, device: str | None = None) 
         CheckpointError: Weights that are there and are not the published ones.
         ConfigError: The device cannot be used.
     """
-    from launch.generate import pick_device
+    from launch.devices import pick_device
 
     return keypoint_sources.best_keypoint_source(weights, pick_device(device), KEYPOINT_SOURCES)
