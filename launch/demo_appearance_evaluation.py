@@ -13,9 +13,9 @@ import torch
 
 from datamodules.appearance import AppearanceClip, AppearanceDataModule
 from launch.demo_appearance_training import (
-    FRAMES,
     ABLATION,
     ALL,
+    FRAMES,
     SHIFTED,
     TOY,
     WITHOUT_AESTHETIC,
