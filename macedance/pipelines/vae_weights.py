@@ -31,7 +31,7 @@ def vae_config(network: VideoVae, sample_weights: str) -> dict[str, Any]:
         "schema": SCHEMA,
         "network": {
             "class_path": f"{VideoVae.__module__}.{VideoVae.__qualname__}",
-            "init_args": {"vae": arguments},
+            "init_args": {"vae": arguments, "latent_weights": network.latent_weights},
         },
         "sample_weights": sample_weights,
     }

@@ -7,11 +7,12 @@ Shapes: B clips, T frames, H, W rows and columns; z latent channels, t, h, w lat
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
+from macedance.errors import ConfigError
 from macedance.models.appearance_expert.geometry import LatentGeometry
 from macedance.models.appearance_expert.initialisation import prefer_channels_last, preserve_variance
 from macedance.models.appearance_expert.linear_start import patch_components, start_linear
@@ -20,6 +21,9 @@ from macedance.models.appearance_expert.one_pass import decode_clip, encode_clip
 #: Weight of the past in the latents' statistics, per training step.
 _STATISTICS_DECAY = 0.99
 _LEAST_STD = 1e-3
+#: Pictures, and their latent rows and columns, from which ``picture_change`` is measured.
+_PROBES, _PROBE_SIDE = 8, 8
+LatentWeights = Literal["equal", "picture"]
 #: As diffusers' posterior has it.
 _LOG_VARIANCE_RANGE = (-30.0, 20.0)
 
@@ -43,6 +47,12 @@ class VideoVae(nn.Module):
 
     Args:
         vae: Its constructor arguments; ``scale_factor_spatial`` and ``scale_factor_temporal`` say its factors.
+        latent_weights: Power of the latents' channels for who standardises them: ``equal``, as Wan has it, or
+            ``picture``: as much as a channel changes in the picture, so that an error of the latents weighs what it
+            will weigh in pixels. Mean 1 either way.
+
+    Raises:
+        ConfigError: Other weights.
     """
 
     vae: Any
@@ -50,10 +60,13 @@ class VideoVae(nn.Module):
     latents_variance: Tensor
     num_updates: Tensor
 
-    def __init__(self, vae: dict[str, Any]) -> None:
+    def __init__(self, vae: dict[str, Any], latent_weights: LatentWeights = "equal") -> None:
         from diffusers import AutoencoderKLWan
 
         super().__init__()
+        if latent_weights not in get_args(LatentWeights):
+            raise ConfigError(f"latent_weights is {latent_weights!r}", expected=" or ".join(get_args(LatentWeights)))
+        self.latent_weights: LatentWeights = latent_weights
         self.vae_config = dict(vae)
         self.geometry = LatentGeometry.of(vae)
         self.vae = AutoencoderKLWan(**_arguments(vae))
@@ -96,9 +109,32 @@ class VideoVae(nn.Module):
         self.latents_mean += weight * (values.mean(dim=1) - self.latents_mean)
         self.latents_variance += weight * (values.var(dim=1) - self.latents_variance)
 
+    @torch.no_grad()
+    def picture_change(self, std: Tensor) -> Tensor:
+        """How far the decoded picture moves (z,), root mean square, when one channel of latents falls to its mean.
+
+        Args:
+            std: Standard deviations (z,) of the latents.
+        """
+        generator = torch.Generator().manual_seed(0)
+        shape = (_PROBES, self.geometry.channels, 1, _PROBE_SIDE, _PROBE_SIDE)
+        noise = torch.randn(shape, generator=generator).to(std.device)
+        view = (1, -1, 1, 1, 1)
+        latents = self.latents_mean.view(view) + std.view(view) * noise
+        whole = decode_clip(self.vae, latents, clamp=False)
+        changes = []
+        for channel, mean in enumerate(self.latents_mean):
+            without = latents.clone()
+            without[:, channel] = mean
+            changes.append((decode_clip(self.vae, without, clamp=False) - whole).square().mean().sqrt())
+        return torch.stack(changes)
+
     def final_config(self) -> dict[str, Any]:
         """The autoencoder's arguments with the mean and standard deviation that its latents have come to have."""
         std = self.latents_variance.sqrt().clamp(min=_LEAST_STD)
+        if self.latent_weights == "picture":
+            share = self.picture_change(std)
+            std = std / (share / share.square().mean().sqrt()).clamp(min=_LEAST_STD)
         return {
             **self.vae_config,
             "latents_mean": [float(v) for v in self.latents_mean],
