@@ -54,7 +54,8 @@ def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["generate", "--music", "x"], "--model"),
+        (["generate", "--music", "x"], "--out"),
+        (["generate", "--music", "x", "--out", "z"], "--model"),
         (["generate", "--music", "x", "--model", "y", "--out", "z", "--beta", "0"], "--beta"),
         (["generate", "--music", "x", "--model", "y", "--out", "z", "--beta", "1.5"], "--beta"),
         (["generate", "--music", "x", "--model", "y", "--out", "z", "--seconds", "-3"], "--seconds"),
