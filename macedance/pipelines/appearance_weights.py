@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from macedance.errors import CheckpointError
@@ -42,6 +43,8 @@ def load_source(network: AppearanceExpert, source: str | Path, which: Weights = 
     Returns:
         The source: its path is, of a run directory, the checkpoint that was taken.
 
+    What the source was trained in float32 for stays in it, whatever the precision of the network.
+
     Raises:
         CheckpointError: Missing or foreign; of another architecture, which is named; or trained on another base than
             the network has.
@@ -50,8 +53,13 @@ def load_source(network: AppearanceExpert, source: str | Path, which: Weights = 
     own = network.state_dict()
     content = read_source(source, which)
     _check_architecture(network, content, source)
-    tensors = replace(content, tensors=_completed(network, own, content)).weights(which)
+    completed, trained = _completed(network, own, content)
+    tensors = replace(content, tensors=completed).weights(which)
     _check_names(own, tensors, source)
+    for name, parameter in network.named_parameters():
+        if name in trained and tensors[name].dtype == torch.float32:
+            # Rounded to the base's bfloat16, it would lose most of what the stage before had learnt.
+            parameter.data = parameter.data.float()
     # What is the network's own anyway is not copied onto itself: of a large base that is most.
     network.load_state_dict({k: v for k, v in tensors.items() if v.data_ptr() != own[k].data_ptr()}, strict=False)
     return content
@@ -133,23 +141,31 @@ def read_adapter(path: Path) -> CheckpointContent:
     return CheckpointContent(path, ours, tensors, {}, "raw")
 
 
-def _completed(network: AppearanceExpert, own: Mapping[str, Tensor], content: CheckpointContent) -> dict[str, Tensor]:
+def _completed(
+    network: AppearanceExpert, own: Mapping[str, Tensor], content: CheckpointContent
+) -> tuple[dict[str, Tensor], frozenset[str]]:
     """The weights of a source, with those that it leaves out: the network's own, if it was trained on them.
 
     A source that was trained on another training's result takes that one's weights, which may leave out some in turn.
+
+    Returns:
+        The weights, and the names of those that it or a source before it trained while the rest was frozen.
     """
     base = base_of(content)
     if base is None:
-        return content.tensors
+        return content.tensors, frozenset()
+    trained = frozenset(name for name in content.tensors if ".lora_" not in name)
     found = base.found_in(own) if network.pretrained is not None else None
     if found is not None:
-        return {**content.tensors, **found}
+        return {**content.tensors, **found}, trained
     if base.weights != PRETRAINED and Path(base.source).exists():
         before = read_source(Path(base.source), _which(base))
-        whole = replace(before, tensors=_completed(network, own, before)).weights(_which(base))
-        return base.complete(content.tensors, whole, content.path)
+        tensors, earlier = _completed(network, own, before)
+        whole = replace(before, tensors=tensors).weights(_which(base))
+        return base.complete(content.tensors, whole, content.path), trained | earlier
     if network.pretrained is None:
-        return base.complete(content.tensors, base_tensors(base.source, base.weights, content.path), content.path)
+        whole = base_tensors(base.source, base.weights, content.path)
+        return base.complete(content.tensors, whole, content.path), trained
     raise CheckpointError(
         f"it was trained on {base.source}, and the network's weights are those of {network.pretrained}, which are "
         "other ones",

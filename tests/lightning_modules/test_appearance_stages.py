@@ -191,14 +191,21 @@ def test_a_frozen_base_in_bfloat16_is_found_again(base: Path, tmp_path: Path, mo
     read = read_checkpoint(newest(first)).weights("raw")
     own = first.model.built_network.state_dict()
     assert all(torch.equal(value, own[name]) for name, value in read.items())
-    second = run_config("aesthetic", base, init_from=newest(first))
-    second["model"]["init_args"]["network"]["init_args"]["precision"] = "bfloat16"
-    second["trainer"]["precision"] = "bf16-mixed"
-    run = fit(tmp_path / "second", second)
-    assert torch.equal(
-        run.model.built_network.state_dict()["transformer.pose_patch_embedding.weight"],
-        own["transformer.pose_patch_embedding.weight"].to(torch.bfloat16),
-    )
+    adapter = "transformer.pose_patch_embedding.weight"
+    assert not torch.equal(own[adapter], own[adapter].to(torch.bfloat16).float())
+    source = newest(first)
+    for number in range(2):
+        config = run_config("aesthetic", base, init_from=source)
+        config["model"]["init_args"]["network"]["init_args"]["precision"] = "bfloat16"
+        config["trainer"]["precision"] = "bf16-mixed"
+        later = fit(tmp_path / f"later{number}", config)
+        state = later.model.built_network.state_dict()
+        assert torch.equal(state[adapter], own[adapter]), "no stage rounds what the first one has learnt"
+        assert state["transformer.patch_embedding.weight"].dtype == torch.bfloat16
+        assert state["transformer.blocks.0.attn1.to_q.base_layer.weight"].dtype == torch.bfloat16
+        source = newest(later)
+        read = read_checkpoint(source).trained("raw")
+        assert all(torch.equal(value, read[name]) for name, value in state.items())
 
 
 def test_a_stage_is_short_for_settings_and_refuses_those_of_another() -> None:
