@@ -17,8 +17,8 @@ from macedance.errors import DataError
 MIN_SIDE_PX = 64
 #: Larger pictures are made smaller on reading: no network here looks at more.
 MAX_SIDE_PX = 4096
-#: Beyond this a file is refused before it is decoded.
-MAX_PIXELS = 400_000_000
+#: Beyond this a file is refused before it is decoded; a little below the number from which Pillow does not open it.
+MAX_PIXELS = 178_000_000
 #: What stands behind transparent parts.
 BACKGROUND = (255, 255, 255)
 
@@ -53,7 +53,9 @@ def read_picture(path: str | Path, *, min_side: int = MIN_SIDE_PX, max_side: int
                 return _rgb(turned)
     except UnidentifiedImageError as error:
         raise DataError("the file is no picture", where=path, expected="jpeg, png, webp, bmp or tiff") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise _too_large("it is not opened", path) from error
+    except (OSError, ValueError, SyntaxError) as error:
         told = getattr(error, "strerror", None) or (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(f"the picture cannot be read ({told})", where=path, expected="a whole picture") from error
 
@@ -78,19 +80,19 @@ def _check_size(size: tuple[int, int], path: Path, min_side: int) -> None:
             f"the picture has {width} x {height} pixels", where=path, expected=f"at least {min_side} on each side"
         )
     if width * height > MAX_PIXELS:
-        raise DataError(
-            f"the picture has {width} x {height} pixels",
-            where=path,
-            expected=f"at most {MAX_PIXELS // 1_000_000} megapixels",
-            fix="make it smaller",
-        )
+        raise _too_large(f"{width} x {height} pixels", path)
+
+
+def _too_large(size: str, path: Path) -> DataError:
+    most = f"at most {MAX_PIXELS // 1_000_000} megapixels"
+    return DataError(f"the picture is too large ({size})", where=path, expected=most, fix="make it smaller")
 
 
 def _rgb(picture: Any) -> np.ndarray:
     from PIL import Image
 
     if picture.mode.startswith("I") or picture.mode == "F":
-        return _from_deep_grey(np.asarray(picture))
+        return _from_deep_grey(np.asarray(picture), picture.mode)
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
         over = picture.convert("RGBA")
         behind = Image.new("RGBA", over.size, (*BACKGROUND, 255))
@@ -98,11 +100,16 @@ def _rgb(picture: Any) -> np.ndarray:
     return np.ascontiguousarray(np.asarray(picture.convert("RGB")))
 
 
-def _from_deep_grey(values: np.ndarray) -> np.ndarray:
-    """Grey of 16 or more bits, or of floats: 16 bits by their upper byte, others by their range."""
+def _from_deep_grey(values: np.ndarray, mode: str) -> np.ndarray:
+    """Grey of 16 bits by its upper byte; of 32 bits or of floats, whose file does not say what white is, by a guess."""
     values = values.astype(np.float64)
-    top = 65535.0 if values.max(initial=0) > 255 else 255.0
-    if values.max(initial=0) <= 1.0:
-        top = 1.0
+    top = 65535.0 if mode.startswith("I;16") else _white(float(values.max(initial=0)))
     grey = np.clip(np.round(values / top * 255.0), 0, 255).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=2)
+
+
+def _white(brightest: float) -> float:
+    """The usual value of white that a picture's brightest one speaks for."""
+    if brightest > 255:
+        return 65535.0
+    return 255.0 if brightest > 1.0 else 1.0

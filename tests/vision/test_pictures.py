@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import tracemalloc
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +49,19 @@ def test_grey_and_sixteen_bits_become_rgb(tmp_path: Path) -> None:
         assert np.array_equal(read_picture(tmp_path / name), np.repeat(grey[..., None], 3, axis=2)), name
 
 
+@pytest.mark.parametrize("ending", ["png", "tiff"])
+@pytest.mark.parametrize("darkness", [1, 200, 5000])
+def test_a_dark_picture_of_sixteen_bits_stays_dark(tmp_path: Path, ending: str, darkness: int) -> None:
+    Image.fromarray(np.full((80, 80), darkness, dtype=np.uint16)).save(tmp_path / f"dark.{ending}")
+    assert (read_picture(tmp_path / f"dark.{ending}") == round(darkness / 257)).all()
+
+
+@pytest.mark.parametrize(("dtype", "white"), [(np.float32, 1), (np.float32, 255), (np.int32, 255), (np.int32, 65535)])
+def test_of_other_depths_the_brightest_value_tells_what_white_is(tmp_path: Path, dtype: type, white: int) -> None:
+    Image.fromarray((np.eye(80) * white).astype(dtype)).save(tmp_path / "a.tiff")
+    assert np.array_equal(read_picture(tmp_path / "a.tiff")[..., 0], (np.eye(80) * 255).astype(np.uint8))
+
+
 @pytest.mark.parametrize("mode", ["P", "CMYK", "L", "1"])
 def test_every_mode_gives_three_channels(tmp_path: Path, mode: str) -> None:
     Image.fromarray(gradient()).convert(mode).save(tmp_path / "a.tiff")
@@ -77,6 +92,17 @@ def test_what_is_no_usable_picture_is_refused_by_name(tmp_path: Path) -> None:
             read_picture(tmp_path / name)
     with pytest.raises(DataError, match=r"absent\.png"):
         read_picture(tmp_path / "absent.png")
+
+
+@pytest.mark.parametrize("side", [13_360, 14_000, 40_000])
+def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path: Path, side: int) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")))
+    with pytest.raises(DataError, match=r"too large.*bomb\.png.*at most 178 megapixels"):
+        read_picture(tmp_path / "bomb.png")
 
 
 @pytest.mark.parametrize(("width", "height"), [(64, 64), (120, 80), (200, 40), (33, 77)])
