@@ -11,6 +11,7 @@ from pathlib import Path
 import webdataset as wds
 
 from datamodules.streams.manifest import ShardEntry
+from macedance.errors import DataError
 
 
 class _HashingFile:
@@ -46,6 +47,7 @@ class ShardFile:
     def __init__(self, folder: Path, name: str) -> None:
         self._path, self._temporary = folder / name, folder / f".{name}.{os.getpid()}.part"
         self.samples = 0
+        self._keys: set[str] = set()
         self._file = _HashingFile(self._temporary)
         # Fixed owner, mode and time: the same clips give the same sha256 on any day and machine.
         self._tar = wds.TarWriter(
@@ -53,7 +55,14 @@ class ShardFile:
         )
 
     def add(self, key: str, members: Mapping[str, bytes]) -> None:
-        """Append a sample: member suffix -> bytes."""
+        """Append a sample: member suffix -> bytes.
+
+        Raises:
+            DataError: The shard has a sample of this key: readers would take both for one.
+        """
+        if key in self._keys:
+            raise DataError("two samples of a shard have one key", where=f"{self._path}: {key}", expected="unique keys")
+        self._keys.add(key)
         self._tar.write({"__key__": key, **members})
         self.samples += 1
 

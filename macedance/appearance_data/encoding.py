@@ -5,6 +5,7 @@ Shapes: B windows, R references of a window, T frames, H, W pixels; z, t, h, w o
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ from macedance.appearance_data.windows import Bucket, read_window, reference_cho
 from macedance.errors import CheckpointError, ConfigError, DataError
 from macedance.models.appearance_expert.encoders import AppearanceEncoders
 
-_KEY_LENGTH = 73
+#: Longest key that fits into a tar header with the members' suffixes.
+_KEY_LENGTH = 80
+_DIGEST_LENGTH = 12
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def pixel_windows(
     for number, start in enumerate(starts):
         choices = _spread(reference_choices(clip.facts, start, frames), max_references)
         window = read_window(clip, start, bucket, frames, choices[0] if choices else None)
-        key = clip.key if len(starts) == 1 else f"{clip.key[:_KEY_LENGTH]}_w{number:03d}"
+        key = clip.key if len(starts) == 1 else window_key(clip.key, number)
         facts = {
             **clip.facts.to_dict(),
             "frames": frames,
@@ -81,6 +84,15 @@ def pixel_windows(
         references = np.stack(references_of(clip, choices, bucket))
         windows.append(PixelWindow(key, facts, clip.facts.prompt, window.video_THW3, window.pose_THW3, references))
     return windows
+
+
+def window_key(clip: str, number: int) -> str:
+    """Key of a window of a clip; one that would be too long is cut and told from its like by a hash of the clip's."""
+    suffix = f"_w{number:03d}"
+    if len(clip) + len(suffix) > _KEY_LENGTH:
+        suffix = f"-{hashlib.sha256(clip.encode()).hexdigest()[:_DIGEST_LENGTH]}{suffix}"
+        clip = clip[: _KEY_LENGTH - len(suffix)]
+    return clip + suffix
 
 
 def _spread(choices: Sequence[int], count: int | None) -> tuple[int, ...]:

@@ -11,13 +11,17 @@ from typing import Any
 import pytest
 import torch
 from faulty_server import serving
-from small_clips import FRAMES, SPARE, tiny_encoders, write_clips
+from small_clips import FRAMES, SPARE, clip, members, tiny_encoders, write_clips
 
 import datamodules.appearance_encoding as encoding
 from datamodules.appearance import AppearanceDataModule
 from datamodules.appearance_encoding import EncodeReport, EncodeSettings, encode_corpus
+from datamodules.streams.keys import check_key
 from datamodules.streams.mixture import MixtureSource
+from datamodules.streams.shard_file import ShardFile
+from macedance.appearance_data.encoding import pixel_windows
 from macedance.appearance_data.latents import check_geometry, load_tensors, save_tensors
+from macedance.appearance_data.samples import raw_clip
 from macedance.appearance_data.windows import Bucket
 from macedance.errors import CheckpointError, ConfigError, DataError
 from macedance.models.appearance_expert.encoders import AppearanceEncoders
@@ -156,6 +160,24 @@ def test_several_windows_of_a_clip_are_several_samples(
     keys = [data.sources.train.key(number) for number in range(3)]
     assert keys == ["train-000_w000", "train-000_w001", "train-000_w002"]
     assert next(iter(data.train_dataloader()))["known_frames"] == 0
+
+
+def test_windows_of_clips_of_long_names_keep_names_of_their_own() -> None:
+    parts, names = members(0, clip(0)), [f"{'a' * 74}{ending}" for ending in ("1", "2", "-long1", "-long2")]
+    windows = [pixel_windows(raw_clip(parts, name, "w"), [0, 4], Bucket(32, 32), FRAMES) for name in names]
+    keys = [window.key for made in windows for window in made]
+    assert len(set(keys)) == 8
+    assert keys[:2] == [f"{names[0]}_w000", f"{names[0]}_w001"]
+    for key in keys:
+        check_key(key)
+
+
+def test_two_samples_of_one_key_are_refused(tmp_path: Path) -> None:
+    file = ShardFile(tmp_path, "000000.tar")
+    file.add("a", {"txt": b"1"})
+    with pytest.raises(DataError, match=r"two samples of a shard have one key.*000000\.tar: a"):
+        file.add("a", {"txt": b"2"})
+    file.abandon()
 
 
 def test_clips_that_give_no_window_are_named(encoders: AppearanceEncoders, tmp_path: Path) -> None:
