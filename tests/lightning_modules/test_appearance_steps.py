@@ -120,7 +120,8 @@ def expert(**more: Any) -> AppearanceExpertModule:
     )
 
 
-def test_pixels_and_latents_encoded_before_give_the_same_loss() -> None:
+@pytest.mark.parametrize("mixed", [False, True], ids=["float32", "bf16-mixed"])
+def test_pixels_and_latents_encoded_before_give_the_same_loss(mixed: bool) -> None:
     raw = FakeClips(as_pixels=True).batch([0, 1])
     from_pixels, from_latents = expert(encoders=encoders), expert()
     before = encode_batch(raw, encoders(), 2)
@@ -133,7 +134,8 @@ def test_pixels_and_latents_encoded_before_give_the_same_loss() -> None:
     losses = []
     for module, clips in ((from_pixels, raw), (from_latents, before)):
         module.configure_model()
-        losses.append(module._loss(clips, clips["position"]))
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            losses.append(module._loss(clips, clips["position"]))
     assert torch.equal(losses[0], losses[1])
     assert from_pixels.state_dict().keys() == from_latents.state_dict().keys(), "encoders are no part of what is saved"
     with pytest.raises(ConfigError, match=r"no encoders.*data encode"):

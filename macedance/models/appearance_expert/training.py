@@ -28,7 +28,7 @@ def is_encoded(batch: Mapping[str, Any]) -> bool:
 
 @torch.no_grad()
 def encode_batch(batch: Mapping[str, Any], encoders: AppearanceEncoders, known_frames: int) -> dict[str, Any]:
-    """What the data's encoder would have precomputed, for a batch of pixels.
+    """What the data's encoder would have precomputed, for a batch of pixels; whatever autocast the step runs under.
 
     Args:
         batch: ``video`` and ``pose_video`` (B, 3, T, H, W), ``reference_image`` (B, 3, H, W), all in [-1, 1],
@@ -39,10 +39,17 @@ def encode_batch(batch: Mapping[str, Any], encoders: AppearanceEncoders, known_f
     Returns:
         The batch with ``latents pose reference known blank text [image] [face] known_frames`` instead.
     """
+    with torch.autocast(batch["video"].device.type, enabled=False):  # in half precision, latents would be other ones
+        encoded = _encoded(batch, encoders, known_frames)
+    taken = ("video", "pose_video", "reference_image", "prompt", "face_video")
+    return {**{key: value for key, value in batch.items() if key not in taken}, **encoded}
+
+
+def _encoded(batch: Mapping[str, Any], encoders: AppearanceEncoders, known_frames: int) -> dict[str, Any]:
     video = batch["video"]
     image = encoders.image_features(batch["reference_image"])
     latents, face = encoders.encode_video(video), batch.get("face_video")
-    encoded = {
+    return {
         "latents": latents,
         "pose": encoders.encode_video(batch["pose_video"]),
         "reference": encoders.reference(batch["reference_image"]),
@@ -53,8 +60,6 @@ def encode_batch(batch: Mapping[str, Any], encoders: AppearanceEncoders, known_f
         **({} if face is None else {"face": encoders.face(face, len(latents), latents.shape[2])}),
         "known_frames": known_frames,
     }
-    taken = ("video", "pose_video", "reference_image", "prompt", "face_video")
-    return {**{key: value for key, value in batch.items() if key not in taken}, **encoded}
 
 
 def training_conditions(batch: Mapping[str, Any], draws: FlowDraws, face_size: int) -> Conditions:
