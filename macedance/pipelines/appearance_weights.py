@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from macedance.errors import CheckpointError
-from macedance.models.appearance_expert.network import AppearanceExpert
+from macedance.models.appearance_expert.network import AppearanceExpert, whole_arguments
 from macedance.pipelines.appearance_config import AppearanceModelConfig
 from macedance.pipelines.appearance_lora import BASE_KEY, CONFIG_KEY
 from macedance.pipelines.base_weights import PRETRAINED, BaseWeights
@@ -179,12 +179,19 @@ def _which(base: BaseWeights) -> Weights:
 
 
 def _check_architecture(network: AppearanceExpert, content: CheckpointContent, source: Path) -> None:
-    """Raise CheckpointError where a source is of another architecture, naming what differs."""
+    """Raise CheckpointError where a source is of another architecture, naming what differs.
+
+    An argument that is left out equals its default written out.
+    """
     config = config_of(content)
     differing = []
     for name, mine, theirs in (
         ("vae", network.vae_config, config.vae),
-        ("transformer", network.transformer_config, config.transformer),
+        (
+            "transformer",
+            whole_arguments(network.transformer_config, network.vae_config),
+            whole_arguments(config.transformer, config.vae),
+        ),
     ):
         for key in sorted(mine.keys() | theirs.keys()):
             a, b = (_plain(values.get(key)) for values in (mine, theirs))

@@ -16,6 +16,7 @@ from launch.training import train
 from macedance.errors import CheckpointError
 from macedance.models.appearance_expert.network import AppearanceExpert
 from macedance.pipelines.appearance_folder import load_network
+from macedance.pipelines.appearance_weights import load_source
 from macedance.pipelines.base_weights import PRETRAINED, BaseWeights
 from macedance.pipelines.checkpoint_content import read_checkpoint
 from macedance.pipelines.export import export_checkpoint
@@ -129,3 +130,15 @@ def test_a_base_is_the_same_in_another_precision_that_holds_it(base: Path) -> No
     assert BaseWeights.from_dict(known.to_dict(), base) == known
     with pytest.raises(CheckpointError, match="damaged"):
         BaseWeights.from_dict({**known.to_dict(), "types": {"a": "os.system"}}, base)
+
+
+def test_a_default_written_out_is_the_same_architecture(base: Path, tmp_path: Path) -> None:
+    first = fit(tmp_path / "first", base)
+    written = {**TRANSFORMER, "cross_attn_norm": True, "eps": 1e-6, "patch_size": (1, 2, 2), "latent_channels": 4}
+    network = AppearanceExpert(written, VAE, str(base))
+    load_source(network, first.directory)
+    own = first.model.built_network.state_dict()
+    assert all(torch.equal(value, own[name]) for name, value in network.state_dict().items())
+    for change in ({"eps": 1e-5}, {"qk_norm": None}):
+        with pytest.raises(CheckpointError, match=rf"another network: transformer\.{next(iter(change))} "):
+            load_source(AppearanceExpert({**TRANSFORMER, **change}, VAE), first.directory)

@@ -6,6 +6,7 @@ Shapes: B clips, z latent channels, t latent frames of the clip, h, w latent row
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -135,6 +136,23 @@ def _checked(transformer: Mapping[str, Any], vae: Mapping[str, Any]) -> dict[str
             expected=f"a multiple of {every}",
         )
     return arguments
+
+
+def whole_arguments(transformer: Mapping[str, Any], vae: Mapping[str, Any]) -> dict[str, Any]:
+    """The transformer's constructor arguments with every default written out, so that two can be compared.
+
+    Args:
+        transformer: Some or all of them.
+        vae: Of its autoencoder.
+
+    Raises:
+        CheckpointError: The autoencoder's factors are missing.
+        ConfigError: Arguments that do not fit one another.
+    """
+    from diffusers import WanAnimateTransformer3DModel
+
+    known = signature(WanAnimateTransformer3DModel.__init__).parameters.values()
+    return {**{p.name: p.default for p in known if p.name != "self"}, **_checked(transformer, vae)}
 
 
 def _loaded(weights: str, arguments: Mapping[str, Any], precision: Precision) -> Any:
