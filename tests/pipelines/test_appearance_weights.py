@@ -142,3 +142,16 @@ def test_a_default_written_out_is_the_same_architecture(base: Path, tmp_path: Pa
     for change in ({"eps": 1e-5}, {"qk_norm": None}):
         with pytest.raises(CheckpointError, match=rf"another network: transformer\.{next(iter(change))} "):
             load_source(AppearanceExpert({**TRANSFORMER, **change}, VAE), first.directory)
+
+
+def test_the_network_downloads_nothing(hub: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(*_: object, **__: object) -> None:
+        pytest.fail("the hub was asked for a file")
+
+    monkeypatch.setattr("huggingface_hub.file_download._get_metadata_or_catch_error", asked)
+    monkeypatch.setattr("huggingface_hub.hf_api.HfApi.repo_info", asked)
+    own = AppearanceExpert(TRANSFORMER, VAE, hub).state_dict()
+    assert own.keys() == AppearanceExpert(TRANSFORMER, VAE).state_dict().keys()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
+    with pytest.raises(CheckpointError, match=rf"files of {hub} are not on this machine.*hf download {hub}"):
+        AppearanceExpert(TRANSFORMER, VAE, hub)

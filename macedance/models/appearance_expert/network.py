@@ -41,8 +41,9 @@ class AppearanceExpert(nn.Module):
     Args:
         transformer: Its constructor arguments; the released model's stand in ``configs/experiments``.
         vae: Of the autoencoder whose latents it reads: ``z_dim``, ``scale_factor_spatial``, ``scale_factor_temporal``.
-        weights: A folder in diffusers' layout (the model's, or its ``transformer``) or a hub id to take the weights
-            from; None: by the seed. A folder is never looked for on a hub. On the meta device nothing is loaded.
+        weights: A folder in diffusers' layout (the model's, or its ``transformer``) or a hub id, whose files lie in the
+            cache, to take the weights from; None: by the seed. Nothing is downloaded, and on the meta device nothing is
+            loaded.
         precision: Of the weights in memory. The norms and embeddings that diffusers keeps in float32 stay in it.
 
     Raises:
@@ -159,18 +160,15 @@ def _loaded(weights: str, arguments: Mapping[str, Any], precision: Precision) ->
     """The pretrained transformer, if it is the one that the arguments describe."""
     from diffusers import WanAnimateTransformer3DModel
 
-    folder = Path(weights).expanduser()
-    local = folder.is_dir()
-    if not local and (folder.is_absolute() or weights.startswith(".") or weights.count("/") != 1):
-        raise CheckpointError("no such folder", where=weights, expected="a model folder, or a hub id owner/name")
+    folder = _on_this_machine(weights)
     # A folder is a whole model with a `transformer` inside, or that folder itself.
-    inner = "transformer" if not local or (folder / "transformer").is_dir() else None
+    inner = "transformer" if (folder / "transformer").is_dir() else None
     try:
         model = WanAnimateTransformer3DModel.from_pretrained(
-            str(folder) if local else weights,
+            str(folder),
             subfolder=inner,
             torch_dtype=getattr(torch, precision),
-            local_files_only=local,
+            local_files_only=True,
             use_safetensors=True,
         )
     except (OSError, ValueError, KeyError) as error:
@@ -186,6 +184,25 @@ def _loaded(weights: str, arguments: Mapping[str, Any], precision: Precision) ->
         listed = ", ".join(f"{key} {value}, not {arguments[key]}" for key, value in other.items())
         raise CheckpointError(f"the weights are of another architecture: {listed}", where=weights)
     return model
+
+
+def _on_this_machine(weights: str) -> Path:
+    """The folder itself, or the cache's folder of a hub id: every rank of a training would download tens of GB."""
+    folder = Path(weights).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute() or weights.startswith(".") or weights.count("/") != 1:
+        raise CheckpointError("no such folder", where=weights, expected="a model folder, or a hub id owner/name")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(weights, allow_patterns=["transformer/*"], local_files_only=True))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"the files of {weights} are not on this machine",
+            where=weights,
+            fix=f"`hf download {weights}`, or name a folder that holds them",
+        ) from error
 
 
 def _plain(value: Any) -> Any:
