@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from macedance.motion.files import Motion
     from macedance.pipelines.motion_to_video import MotionToVideo
+    from macedance.rendering.projector import CameraKind
     from macedance.rendering.reference_pose import Reference
     from macedance.vision.keypoints import KeypointSource
     from macedance.vision.video import Video
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
 #: Options that a mannequin cannot follow.
 _ONLY_WITH_MODEL = (
     "lora", "lora_scale", "guidance", "video_steps", "prompt", "segment_frames", "known_frames", "offload", "precision",
-    "encoders", "video_size", "driving",
+    "encoders", "video_size", "driving", "person", "person_weights", "no_colour_match",
 )  # fmt: skip
+#: Options that say nothing without a picture.
+_ONLY_WITH_IMAGE = ("appearance", "camera", *_ONLY_WITH_MODEL)
 
 
 def add_video_options(parser: argparse.ArgumentParser) -> None:
@@ -49,22 +52,23 @@ def add_video_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--lora-scale", type=float, metavar="S", help="strength of the model's own adapters (default 1)")
     group.add_argument("--video-size", metavar="WxH", help="pixels (default: the model's, upright for such a picture)")
-    group.add_argument("--camera", choices=("fixed", "follow"), default="fixed", help="default fixed")
+    group.add_argument("--camera", choices=("fixed", "follow"), help="default: the model's own, fixed for most")
     group.add_argument(
         "--driving", choices=("pose", "mesh"), help="what drives the model: a skeleton (default) or a solid body"
     )
     group.add_argument(
         "--person",
         choices=("auto", "off", *KEYPOINT_SOURCES),
-        default="auto",
-        help="looks for the person, whose proportions and place the dancer takes (default: what is installed)",
+        help="looks for the person, whose proportions and place the dancer takes (default auto: what is installed)",
     )
     group.add_argument("--person-weights", metavar="DIR", help="root of the weights of --person (default: the usual)")
     group.add_argument("--segment-frames", type=int, metavar="N", help="of the longest segment (default: the model's)")
     group.add_argument(
         "--known-frames", type=int, metavar="N", help="that a segment goes on from (default: the model's)"
     )
-    group.add_argument("--no-colour-match", action="store_true", help="leave colours that wander as they are")
+    group.add_argument(
+        "--no-colour-match", action="store_true", default=None, help="leave colours that wander as they are"
+    )
     group.add_argument(
         "--offload", choices=("none", "model", "blocks"), help="what waits in memory: none 80 GB, model 48, blocks 24"
     )
@@ -74,21 +78,22 @@ def add_video_options(parser: argparse.ArgumentParser) -> None:
 def check_video_options(options: argparse.Namespace, formats: Sequence[str]) -> None:
     """Raise ConfigError for options that do not go together, before anything is loaded."""
     if options.image is None:
-        given = [f"--{n.replace('_', '-')}" for n in ("appearance", *_ONLY_WITH_MODEL) if _given(options, n)]
+        given = _given(options, _ONLY_WITH_IMAGE)
         if given:
             raise ConfigError(f"{', '.join(given)} without a picture of the person", fix="--image PICTURE")
         return
     if "mp4" not in formats:
         raise ConfigError("--image makes videos, and --formats has no mp4", fix="add mp4 to --formats")
     if options.appearance is None:
-        given = [f"--{name.replace('_', '-')}" for name in _ONLY_WITH_MODEL if _given(options, name)]
+        given = _given(options, _ONLY_WITH_MODEL)
         if given:
             raise ConfigError(f"{', '.join(given)} without a model of a person", fix="--appearance DIR")
     _size(options.video_size)
 
 
-def _given(options: argparse.Namespace, name: str) -> bool:
-    return getattr(options, name) is not None
+def _given(options: argparse.Namespace, names: Sequence[str]) -> list[str]:
+    """Those of the options that the user has given, as they were typed; all of them are None by default."""
+    return [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) is not None]
 
 
 class VideoMaker:
@@ -165,7 +170,8 @@ class VideoMaker:
         height, width = self.reference.image_HW3.shape[:2]
         outside = frames_outside(body, width, height)
         if outside:
-            fix = "" if self._options.camera == "follow" else ": --camera follow stays with them"
+            camera = self._options.camera or pipeline.video_settings.camera
+            fix = "" if camera == "follow" else ": --camera follow stays with them"
             say(f"{path.name}: the dancer is outside the picture in {outside} of {len(body)} frames{fix}")
         return outside
 
@@ -183,7 +189,8 @@ class VideoMaker:
         from macedance.rendering.motion_to_video import MeshDancer
         from macedance.rendering.projector import PoseProjector
 
-        size, camera = self._options.size, self._options.camera
+        size = self._options.size
+        camera: CameraKind = self._options.camera or "fixed"
         dancer = MeshDancer(size, size, fps=motion.fps, camera=camera, backend=self._options.renderer)
         driving = PoseProjector(size, size, motion.fps, camera=camera).render(motion)
         return dancer.render(motion, self._picture), driving
@@ -221,7 +228,7 @@ class VideoMaker:
                 "guidance_scale": options.guidance,
                 "segment_frames": options.segment_frames,
                 "known_frames": options.known_frames,
-                "match_colours": not options.no_colour_match,
+                "match_colours": False if options.no_colour_match else None,
                 "prompt": options.prompt,
             }.items()
             if value is not None
@@ -231,7 +238,7 @@ class VideoMaker:
         options = self._options
         if options.person == "off":
             return None
-        if options.person != "auto":
+        if options.person not in (None, "auto"):
             return keypoint_source(options.person, options.person_weights, self._device)
         finder, why = best_keypoint_source(options.person_weights, self._device)
         if finder is None:
