@@ -38,7 +38,7 @@ class EncodeSettings:
     """How a corpus is encoded.
 
     Args:
-        frames: Of a window; longer clips give several.
+        frames: Of a window; longer clips give several, which may overlap (`window_starts`).
         known_frames: Frames at a window's beginning that its `known` shows.
         buckets: Sizes to bring the clips to; empty: their own.
         precision: Of the tensors, `bfloat16` or `float32`.
@@ -349,7 +349,7 @@ def _windows(
     if bucket is None:
         left_out[clip.key] = f"{clip.facts.width} x {clip.facts.height} pixels belong to no bucket"
         return []
-    starts = window_starts(clip.facts.frames, info.frames)
+    starts = window_starts(clip.facts.frames, info.frames, clip.facts.reference_frames)
     if not starts:
         left_out[clip.key] = f"{clip.facts.frames} frames, fewer than a window of {info.frames}"
         return []

@@ -73,15 +73,36 @@ def nearest_bucket(height: int, width: int, buckets: Sequence[Bucket]) -> Bucket
     return best if cropped_share(height, width, best) <= MOST_CROPPED else None
 
 
-def window_starts(clip_frames: int, frames: int) -> list[int]:
-    """First frames of the windows that precomputed latents are made of: as many as fit, evenly spread; none if none.
+def window_starts(clip_frames: int, frames: int, references: Sequence[int] = ()) -> list[int]:
+    """First frames of the windows that precomputed latents are made of: as few as cover the clip, evenly spread.
 
-    A clip whose spare frames do not make another window gives one at its beginning.
+    They overlap where the clip is no multiple of a window: of 150 frames, two windows of 81 share twelve. One that
+    would hold every reference of the clip, and so be told what it looks like, is no gain: then there are as many as
+    fit without overlapping, and frames between and behind them are in none.
+
+    Args:
+        clip_frames: Of the clip.
+        frames: Of a window.
+        references: Frames of the clip that may be its reference; none: `reference.jpg`.
+
+    Returns:
+        Empty for a clip that is shorter than a window.
     """
-    count = clip_frames // frames
+    covering = _spread_starts(clip_frames, frames, -(-clip_frames // frames)) if clip_frames >= frames else []
+    if all(_lies_outside(references, start, frames) for start in covering):
+        return covering
+    return _spread_starts(clip_frames, frames, clip_frames // frames)
+
+
+def _spread_starts(clip_frames: int, frames: int, count: int) -> list[int]:
     if count <= 1:
         return [0] * count
     return [round(place * (clip_frames - frames) / (count - 1)) for place in range(count)]
+
+
+def _lies_outside(references: Sequence[int], start: int, frames: int) -> bool:
+    """Whether a window has a reference that is none of its own frames."""
+    return not references or any(not start <= frame < start + frames for frame in references)
 
 
 def reference_choices(facts: ClipFacts, start: int, frames: int) -> tuple[int, ...]:

@@ -173,9 +173,16 @@ def test_a_clip_goes_to_the_bucket_that_crops_it_least() -> None:
 
 def test_windows_cover_a_clip_and_references_lie_outside_of_them() -> None:
     assert window_starts(8, 9) == []
-    assert window_starts(15, 9) == [0]
+    assert window_starts(9, 9) == [0]
+    assert window_starts(15, 9) == [0, 6]
     assert window_starts(20, 5) == [0, 5, 10, 15]
-    assert window_starts(23, 9) == [0, 14]
+    assert window_starts(23, 9) == [0, 7, 14]
+    assert window_starts(150, 81) == [0, 69]  # five seconds
+    for frames in range(9, 60):
+        assert {k + start for start in window_starts(frames, 9) for k in range(9)} == set(range(frames))
+    assert window_starts(150, 81, (15, 75, 135)) == [0, 69]
+    assert window_starts(150, 81, (100, 149)) == [0]  # the second window would hold both
+    assert window_starts(9, 9, (3,)) == [0]
     facts = ClipFacts(10.0, 9, 32, 32, reference_times_s=(0.0, 0.4, 0.8))
     assert reference_choices(facts, 0, 5) == (8,)
     assert reference_choices(facts, 0, 9) == (0, 4, 8)
