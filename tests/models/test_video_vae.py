@@ -50,7 +50,7 @@ def clips(frames: int = 9, side: int = 16, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_one_pass_gives_what_the_pieces_give(kind: str) -> None:
     torch.manual_seed(0)
-    vae = AutoencoderKLWan(base_dim=8, **LATENTS, **KINDS[kind]).eval()
+    vae: Any = AutoencoderKLWan(base_dim=8, **LATENTS, **KINDS[kind]).eval()
     pixels = clips()
     with torch.no_grad():
         pieces = vae.encode(pixels).latent_dist
@@ -74,7 +74,7 @@ def test_frames_that_are_no_pieces_of_four_are_not_left_out() -> None:
 
 def test_a_signal_keeps_its_size_through_new_weights() -> None:
     torch.manual_seed(0)
-    vae = AutoencoderKLWan(base_dim=16, **LATENTS, **KINDS["four in time"])
+    vae: Any = AutoencoderKLWan(base_dim=16, **LATENTS, **KINDS["four in time"])
     pixels = torch.randn(1, 3, 9, 16, 16)
     with torch.no_grad():
         # Their own start: what comes out is mostly the biases, the same for every clip.
