@@ -13,12 +13,13 @@ CORPORA = (TOY, SHIFTED)
 TEXT_DIM, TEXT_TOKENS = 16, 16
 #: Of a clip, and of what the expert makes at once.
 FRAMES = 9
+SIDE_PX = 64
 #: What each model of the ablation is called, and how it is made: see ``train_stages``.
 ZERO_SHOT, WITHOUT_KINEMATIC, WITHOUT_AESTHETIC, ALL = "zero_shot", "wo_kinematic", "wo_aesthetic", "all"
 ABLATION = (ZERO_SHOT, WITHOUT_KINEMATIC, WITHOUT_AESTHETIC, ALL)
 #: Clips of (train, val, test): of the toy corpus, of the shifted one, of either when only a look is taken.
 _CLIPS = {TOY: (1500, 48, 48), SHIFTED: (384, 48, 48)}
-_FEW = (16, 4, 4)
+_FEW, _SMALL_PX = (8, 2, 4), 32
 #: Optimizer steps of each model of the ablation; the full expert's second stage begins after the first half.
 STAGE_STEPS = 240
 
@@ -46,7 +47,10 @@ def make_corpora(out: Path, *, smoke: bool, seed: int, workers: int) -> None:
 
     for name in CORPORA:
         train, val, test = _FEW if smoke else _CLIPS[name]
-        settings = ToySettings(train=train, val=val, test=test, shifted=name == SHIFTED, seed=seed)
+        side = _SMALL_PX if smoke else SIDE_PX
+        settings = ToySettings(
+            train=train, val=val, test=test, width=side, height=side, frames=FRAMES, shifted=name == SHIFTED, seed=seed
+        )
         with Progress(f"{name} clips", 1) as bar:
             build_toy_corpus(corpus(out, name), settings, workers, bar)
 
@@ -66,7 +70,10 @@ def train_base(out: Path, *, smoke: bool, seed: int) -> None:
     from macedance.pipelines.appearance_folder import write_model_folder
     from macedance.pipelines.export import export_checkpoint
 
-    run = _fit(out, "full", "appearance_tiny_full", [f"--data.shards={latents(out, TOY)}"], smoke=smoke, seed=seed)
+    arguments = [f"--data.shards={latents(out, TOY)}"]
+    if smoke:
+        arguments.append("--model.compiled=null")  # for two steps it takes longer than they do
+    run = _fit(out, "full", "appearance_tiny_full", arguments, smoke=smoke, seed=seed)
     export_checkpoint(run.directory, model(out, ZERO_SHOT), encoders=out / "encoders")
     trained = run.model
     assert isinstance(trained, AppearanceExpertModule)

@@ -25,10 +25,11 @@ from macedance.models.appearance_expert.training import (
     training_conditions,
     velocity_loss,
 )
+from macedance.nn.compilation import compile_submodules, nothing_compiled
 from macedance.nn.trainable import LoraSettings, keep_trained_precise
 from macedance.pipelines.appearance_config import AppearanceModelConfig, network_arguments
-from macedance.pipelines.appearance_weights import check_encoders, config_of, load_source
-from macedance.pipelines.base_weights import PRETRAINED
+from macedance.pipelines.appearance_weights import StartedFrom, check_encoders, config_of, load_source
+from macedance.pipelines.base_weights import PRETRAINED, plain_name
 from macedance.pipelines.motion_weights import Weights
 
 #: Validation draws use sample numbers from here on, so that they never repeat a training step's.
@@ -61,6 +62,7 @@ class AppearanceExpertModule(ExpertModule):
         freeze: Name patterns of what does not.
         lora: Low-rank adapters.
         activation_checkpointing: Name patterns of the submodules that compute their activations twice, to keep less.
+        compiled: Name patterns of the submodules that are compiled for training, such as ``transformer.blocks.*``.
 
     What trains is kept in float32, whatever the precision of the frozen base.
 
@@ -89,6 +91,7 @@ class AppearanceExpertModule(ExpertModule):
         freeze: list[str] | None = None,
         lora: LoraSettings | None = None,
         activation_checkpointing: list[str] | None = None,
+        compiled: list[str] | None = None,
     ) -> None:
         train_only, lora = stage_settings(stage, train_only, lora)
         super().__init__(
@@ -115,10 +118,11 @@ class AppearanceExpertModule(ExpertModule):
         self.known_frames, self.exclude_reference_loss = known_frames, exclude_reference_loss
         self.sample_weights: Literal["ema", "raw"] = sample_weights
         self.num_steps = num_steps
+        self.compiled = compiled
         self.fps, self.frames, self.size = 30.0, 0, (0, 0)
         self.encoder_identity: dict[str, str] = {}
         self.val_loss = WeightedMean()
-        self._started_from: str | None = None
+        self._started_from: StartedFrom | None = None
         self._encoders_factory = encoders
         # In a list, or the frozen encoders would be submodules: sharded, saved and counted with what trains.
         self._encoders: list[AppearanceEncoders] = []
@@ -141,8 +145,11 @@ class AppearanceExpertModule(ExpertModule):
         """Build the network once; what trains is brought to float32."""
         built = self.network is not None
         super().configure_model()
-        if not built:
-            keep_trained_precise(self.built_network)
+        if built:
+            return
+        keep_trained_precise(self.built_network)
+        if self.compiled:
+            compile_submodules(self.built_network, self.compiled)
 
     def on_fit_start(self) -> None:
         """Refuse a base in bfloat16 where nothing casts.
@@ -165,17 +172,25 @@ class AppearanceExpertModule(ExpertModule):
         Raises:
             CheckpointError: As of `load_source`, or it was trained on the latents of other encoders.
         """
-        content = load_source(cast(AppearanceExpert, network), source, self.init_weights)
+        started = load_source(cast(AppearanceExpert, network), source, self.init_weights)
+        content = started.content
         check_encoders(config_of(content).encoders, self.encoder_identity, content.path)
-        self._started_from = str(content.path)
+        self._started_from = started
 
     @property
     def base_source(self) -> tuple[str, str] | None:
-        """See :class:`ExpertModule`: what training started from, else the network's own pretrained weights."""
-        if self._started_from is not None:
-            return self._started_from, str(self.init_weights)
-        pretrained = getattr(self.network, "pretrained", None)
+        """See :class:`ExpertModule`: the network's own pretrained weights, or what training started from.
+
+        The stage before is named only where something of it is frozen: it may be removed otherwise.
+        """
+        started, pretrained = self._started_from, getattr(self.network, "pretrained", None)
+        if started is not None and (pretrained is None or started.replaced & self._frozen_names()):
+            return str(started.content.path), str(self.init_weights)
         return None if pretrained is None else (str(pretrained), PRETRAINED)
+
+    def _frozen_names(self) -> set[str]:
+        """Of the network without adapters."""
+        return {plain_name(name) for name, p in self.built_network.named_parameters() if not p.requires_grad}
 
     @property
     def encoders(self) -> AppearanceEncoders:
@@ -252,7 +267,8 @@ class AppearanceExpertModule(ExpertModule):
         Its mean is over the clips of all ranks: a row with position -1 stands where a rank has no clip left.
         """
         real_B = batch["position"] >= 0
-        loss = self._loss(batch, batch["position"] + _VALIDATION_OFFSET, real_B)
+        with nothing_compiled():  # for a few batches it would take longer than they do
+            loss = self._loss(batch, batch["position"] + _VALIDATION_OFFSET, real_B)
         self.val_loss.update(loss, int(real_B.sum()))
         self.log("val/loss", self.val_loss, on_step=False, on_epoch=True)
 

@@ -45,15 +45,23 @@ def keep_activations(network: nn.Module) -> None:
             del module.forward
 
 
-def matching_submodules(network: nn.Module, patterns: Sequence[str]) -> list[str]:
-    """Names of the outermost submodules that match; see ``recompute_activations``."""
+def matching_submodules(
+    network: nn.Module, patterns: Sequence[str], where: str = "model.activation_checkpointing"
+) -> list[str]:
+    """Names of the outermost submodules that match; see ``recompute_activations``.
+
+    Args:
+        network: Their network.
+        patterns: Shell-style patterns.
+        where: What asks for them, for the message.
+    """
     names = [name for name, module in network.named_modules() if name and not isinstance(module, nn.ModuleList)]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3)
             raise ConfigError(
                 f"the pattern {pattern!r} matches no submodule",
-                where="model.activation_checkpointing",
+                where=where,
                 expected=f"a pattern for names such as {', '.join(near or names[:3])}",
                 fix="quote the pattern and use * for any part of a name",
             )

@@ -107,7 +107,7 @@ def test_debug_files_shrink_and_change_nothing_else() -> None:
         "text_dim", "freq_dim", "ffn_dim", "num_layers", "image_dim", "added_kv_proj_dim", "rope_max_seq_len",
         "4", "8", "16", "motion_encoder_size", "motion_style_dim", "motion_dim", "motion_encoder_dim",
         "face_encoder_hidden_dim", "face_encoder_num_heads", "inject_face_latents_blocks", "z_dim",
-        "scale_factor_spatial", "scale_factor_temporal", "crop",
+        "scale_factor_spatial", "scale_factor_temporal", "crop", "compiled",
     }  # fmt: skip
 
     def leaves(node: object, key: str = "") -> list[str]:

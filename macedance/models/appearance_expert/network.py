@@ -17,6 +17,7 @@ from macedance.diffusion.flow_matching import TIMESTEPS
 from macedance.errors import CheckpointError, ConfigError
 from macedance.models.appearance_expert.conditions import MASK_CHANNELS, Conditions, transformer_input
 from macedance.models.appearance_expert.geometry import LatentGeometry
+from macedance.nn.compilation import products_for_attention
 
 #: Precision of the weights in memory.
 Precision = Literal["float32", "bfloat16"]
@@ -94,15 +95,16 @@ class AppearanceExpert(nn.Module):
         """
         dtype = self.transformer.patch_embedding.weight.dtype
         told = conditions.to(noisy_BCTHW.device, dtype)
-        predicted: Tensor = self.transformer(
-            hidden_states=transformer_input(noisy_BCTHW.to(dtype), told, self.geometry),
-            timestep=sigma_B * TIMESTEPS,
-            encoder_hidden_states=told.text,
-            encoder_hidden_states_image=told.image,
-            pose_hidden_states=told.pose,
-            face_pixel_values=told.face,
-            return_dict=False,
-        )[0]
+        with products_for_attention(noisy_BCTHW.device):
+            predicted: Tensor = self.transformer(
+                hidden_states=transformer_input(noisy_BCTHW.to(dtype), told, self.geometry),
+                timestep=sigma_B * TIMESTEPS,
+                encoder_hidden_states=told.text,
+                encoder_hidden_states_image=told.image,
+                pose_hidden_states=told.pose,
+                face_pixel_values=told.face,
+                return_dict=False,
+            )[0]
         return predicted
 
 
