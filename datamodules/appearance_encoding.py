@@ -22,7 +22,7 @@ from datamodules.streams.writer import check_target
 from macedance.appearance_data.encoding import PixelWindow, encode_blank, encode_windows, encoded_info, pixel_windows
 from macedance.appearance_data.latents import ENCODED_NAME, EncodedInfo, blank_name
 from macedance.appearance_data.samples import RawClip
-from macedance.appearance_data.windows import Bucket, nearest_bucket, window_starts
+from macedance.appearance_data.windows import WHY_NO_BUCKET, Bucket, nearest_bucket, window_starts
 from macedance.errors import ConfigError, DataError, TransportError
 from macedance.models.appearance_expert.encoders import AppearanceEncoders
 from macedance.motion.atomic import write_atomically
@@ -192,7 +192,9 @@ def _buckets(tasks: Sequence[_Task], settings: EncodeSettings) -> dict[tuple[int
         if bucket is not None:
             found[height, width] = bucket
     if not found:
-        raise ConfigError("no clip fits into a bucket", where="--size", expected="sizes like the corpus's")
+        raise ConfigError(
+            f"no clip fits into a bucket: {WHY_NO_BUCKET}", where="--size", expected="sizes like the corpus's"
+        )
     return found
 
 
@@ -347,7 +349,7 @@ def _windows(
 ) -> list[PixelWindow]:
     """The windows of a clip; one that gives none is left out with the reason."""
     if bucket is None:
-        left_out[clip.key] = f"{clip.facts.width} x {clip.facts.height} pixels belong to no bucket"
+        left_out[clip.key] = f"{clip.facts.width} x {clip.facts.height} pixels belong to no bucket: {WHY_NO_BUCKET}"
         return []
     starts = window_starts(clip.facts.frames, info.frames, clip.facts.reference_frames)
     if not starts:

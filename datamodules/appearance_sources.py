@@ -16,7 +16,7 @@ from datamodules.streams.shards import ShardSet, open_shards
 from datamodules.streams.transport import is_url
 from datamodules.streams.united import unite
 from macedance.appearance_data.latents import EncodedInfo, blank_name, load_tensors
-from macedance.appearance_data.windows import Bucket, nearest_bucket
+from macedance.appearance_data.windows import WHY_NO_BUCKET, Bucket, nearest_bucket
 from macedance.errors import ConfigError, DataError
 
 
@@ -141,8 +141,10 @@ class AppearanceSources:
             )
         if homeless:
             lost = sum(e.samples for e, size in zip(part.shards.info.shards, sizes, strict=True) if size is None)
+            why = WHY_NO_BUCKET if self.info is None else "there are no latents of that size"
+            named = ", ".join(homeless[:20])
             rank_zero_warn(
-                f"{lost} clips of {part.shards.folder} belong to no bucket and are left out: {', '.join(homeless[:20])}"
+                f"{lost} clips of {part.shards.folder} belong to no bucket and are left out: {named} ({why})"
             )
         return sizes
 

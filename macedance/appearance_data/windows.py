@@ -18,6 +18,10 @@ from macedance.vision.pictures import fit_picture
 
 #: A clip is cropped to another shape as long as this share of its longer overhang is lost; beyond it belongs elsewhere.
 MOST_CROPPED = 0.35
+#: A clip is enlarged up to so many times; beyond it a network would learn to draw blurred pictures.
+MAX_UPSCALE = 1.15
+#: Why `nearest_bucket` finds none.
+WHY_NO_BUCKET = f"each would crop more than {MOST_CROPPED:.0%} of the picture or enlarge it over {MAX_UPSCALE:g} times"
 
 
 @dataclass(frozen=True)
@@ -63,14 +67,37 @@ class Window:
 
 def cropped_share(height: int, width: int, bucket: Bucket) -> float:
     """Share of a picture of this size that is lost when it is scaled to cover a bucket."""
-    scale = max(bucket.height / height, bucket.width / width)
+    scale = upscale(height, width, bucket)
     return 1.0 - bucket.height * bucket.width / (scale * height * scale * width)
 
 
-def nearest_bucket(height: int, width: int, buckets: Sequence[Bucket]) -> Bucket | None:
-    """The bucket that loses least of a picture of this size, of those the largest; None where each crops too much."""
-    best = min(buckets, key=lambda bucket: (round(cropped_share(height, width, bucket), 3), -bucket.height))
-    return best if cropped_share(height, width, best) <= MOST_CROPPED else None
+def upscale(height: int, width: int, bucket: Bucket) -> float:
+    """How many times larger a picture of this size becomes when it is scaled to cover a bucket; below 1: smaller."""
+    return max(bucket.height / height, bucket.width / width)
+
+
+def nearest_bucket(
+    height: int, width: int, buckets: Sequence[Bucket], max_upscale: float = MAX_UPSCALE
+) -> Bucket | None:
+    """The bucket that loses least of a picture of this size, of those the largest.
+
+    Args:
+        height: Of the picture, pixels.
+        width: Likewise.
+        buckets: To choose from.
+        max_upscale: Buckets that the picture would have to be enlarged for by more are not chosen.
+
+    Returns:
+        None where each bucket crops the picture too much or is too large for it.
+    """
+    fitting = [
+        bucket
+        for bucket in buckets
+        if upscale(height, width, bucket) <= max_upscale and cropped_share(height, width, bucket) <= MOST_CROPPED
+    ]
+    return min(
+        fitting, key=lambda bucket: (round(cropped_share(height, width, bucket), 3), -bucket.height), default=None
+    )
 
 
 def window_starts(clip_frames: int, frames: int, references: Sequence[int] = ()) -> list[int]:
@@ -166,7 +193,7 @@ def references_of(clip: RawClip, choices: Sequence[int], bucket: Bucket) -> list
 
 def fitted_keypoints(points_TK3: np.ndarray, facts: ClipFacts, bucket: Bucket) -> np.ndarray:
     """Keypoints (T, K, 3) in the pixels of a bucket, moved as `fit_picture` moves the pictures."""
-    scale = max(bucket.width / facts.width, bucket.height / facts.height)
+    scale = upscale(facts.height, facts.width, bucket)
     # As fit_picture rounds and crops.
     columns, rows = max(bucket.width, round(facts.width * scale)), max(bucket.height, round(facts.height * scale))
     fitted = points_TK3.astype(np.float64)

@@ -126,7 +126,8 @@ def test_every_batch_is_of_one_size(two_sizes: Path) -> None:
 
 
 def test_ranks_have_equally_many_held_out_batches(two_sizes: Path) -> None:
-    loaders = [data_module(two_sizes, FakeTrainer(rank, 2), val_batch_size=1).val_dataloader() for rank in range(2)]
+    modules = [data_module(two_sizes, FakeTrainer(rank, 2), val_batch_size=1) for rank in range(2)]
+    loaders: list[Any] = [module.val_dataloader() for module in modules]
     rows = [[(row["keys"][0], int(row["position"])) for row in iter(loader)] for loader in loaders]
     assert len(rows[0]) == len(rows[1]) == 4
     real = [key for part in rows for key, position in part if position >= 0]
@@ -137,6 +138,8 @@ def test_asked_buckets_scale_the_clips(two_sizes: Path) -> None:
     data = data_module(two_sizes, buckets=[Bucket(16, 16), Bucket(16, 24)])
     assert data.requested_buckets == [Bucket(16, 16), Bucket(16, 24)]
     assert {tuple(b["video"].shape[-2:]) for b in islice(data.train_dataloader(), 6)} == {(16, 16), (16, 24)}
+    with pytest.warns(UserWarning, match=r"10 clips .* no bucket and are left out.*\(32 x 32\).*enlarge it over 1\.15"):
+        data_module(two_sizes, buckets=[Bucket(32, 48), Bucket(64, 64)]).setup("fit")
     narrow = data_module(two_sizes, buckets=[Bucket(16, 26)])
     with pytest.warns(UserWarning, match=r"10 clips .* belong to no bucket and are left out"):
         narrow.setup("fit")

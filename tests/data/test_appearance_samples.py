@@ -165,10 +165,20 @@ def test_a_clip_goes_to_the_bucket_that_crops_it_least() -> None:
     assert nearest_bucket(1080, 1920, [wide, tall]) == wide
     assert nearest_bucket(1920, 1080, [wide, tall]) == tall
     assert nearest_bucket(720, 1280, [wide, tall, large]) == large
-    assert nearest_bucket(100, 1000, [wide, tall]) is None
+    assert nearest_bucket(1000, 10_000, [wide, tall]) is None
     assert cropped_share(480, 832, wide) == pytest.approx(0)
     with pytest.raises(ConfigError, match="a bucket of"):
         Bucket(0, 4)
+
+
+def test_a_clip_is_not_enlarged_by_much() -> None:
+    small, large = Bucket(480, 832), Bucket(720, 1280)
+    assert nearest_bucket(180, 320, [large]) is None
+    assert nearest_bucket(640, 1136, [large]) == large  # 1.13 times
+    assert nearest_bucket(610, 1080, [large]) is None  # 1.19 times
+    # That it would be cropped less does not make a bucket fit that is too large.
+    assert nearest_bucket(480, 854, [small, large]) == small
+    assert nearest_bucket(180, 320, [large], max_upscale=4) == large
 
 
 def test_windows_cover_a_clip_and_references_lie_outside_of_them() -> None:
