@@ -86,7 +86,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _export(options: argparse.Namespace) -> dict[str, Any]:
-    from macedance.pipelines.export import Format, export_checkpoint, find_checkpoint
+    from macedance.pipelines.checkpoint_folder import find_checkpoint
+    from macedance.pipelines.export import Format, export_checkpoint
 
     if options.format not in get_args(Format):
         raise ConfigError(
@@ -105,8 +106,7 @@ def _export(options: argparse.Namespace) -> dict[str, Any]:
 
 def _reshape(options: argparse.Namespace) -> dict[str, Any]:
     from launch.reshape import needs_reshape, reshape
-    from macedance.pipelines.checkpoint_folder import read_manifest
-    from macedance.pipelines.export import find_checkpoint
+    from macedance.pipelines.checkpoint_folder import find_checkpoint, read_manifest
 
     checkpoint = find_checkpoint(options.checkpoint)
     manifest = read_manifest(checkpoint)
@@ -123,8 +123,7 @@ def _reshape(options: argparse.Namespace) -> dict[str, Any]:
 # ---------------------------------------------------------------- inspect
 def _inspect(options: argparse.Namespace) -> dict[str, Any]:
     """Verify first: what is damaged raises, which ends with exit code 2."""
-    from macedance.pipelines.checkpoint_folder import scan_pickles, verify
-    from macedance.pipelines.export import find_checkpoint
+    from macedance.pipelines.checkpoint_folder import find_checkpoint, scan_pickles, verify
 
     folder = find_checkpoint(options.checkpoint)
     manifest = verify(folder)
@@ -155,9 +154,9 @@ def _inspect(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _content(folder: Path) -> dict[str, Any]:
-    from macedance.pipelines.checkpoint_content import read_checkpoint
+    from macedance.pipelines.checkpoint_content import read_content
 
-    content = read_checkpoint(folder, with_base=False)
+    content = read_content(folder)
     base = content.ours.get("base")
     config = content.ours["config"]
     return {

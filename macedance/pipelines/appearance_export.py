@@ -13,16 +13,20 @@ from macedance.models.appearance_expert.network import ANIMATE_ADAPTER, BODY_ADA
 from macedance.pipelines.appearance_config import AppearanceModelConfig
 from macedance.pipelines.appearance_folder import ENCODERS, write_model_folder
 from macedance.pipelines.appearance_lora import (
+    BASE_KEY,
+    CONFIG_KEY,
     DIFFUSERS_FILE,
+    base_of,
     lora_of,
     save_tensors,
     write_comfyui,
     write_diffusers,
 )
-from macedance.pipelines.appearance_weights import BASE_KEY, CONFIG_KEY, base_of, read_source
-from macedance.pipelines.checkpoint_content import CheckpointContent, Weights, is_checkpoint_folder, read_checkpoint
+from macedance.pipelines.appearance_weights import read_source
+from macedance.pipelines.checkpoint_content import CheckpointContent, Weights, is_checkpoint_folder, read_content
 from macedance.pipelines.folder import check_weights
 from macedance.pipelines.pretrained import transformer_folder
+from macedance.pipelines.whole_checkpoint import read_checkpoint
 
 BODY_ADAPTER_FILE = "body_adapter.safetensors"
 COMFYUI_FILE = "comfyui_lora.safetensors"
@@ -97,7 +101,7 @@ def export_body_adapter(checkpoint: Path, out: str | Path, weights: Weights = "a
         CheckpointError: The checkpoint holds no trained adapter, or more than one.
         ConfigError: The file exists.
     """
-    content = read_checkpoint(checkpoint, weights, with_base=False)
+    content = read_content(checkpoint, weights)
     config = AppearanceModelConfig.from_dict(content.ours["config"], checkpoint)
     adapter = _adapter_of(content, weights)
     check_weights(adapter, where=checkpoint)
@@ -150,7 +154,7 @@ def export_lora(checkpoint: Path, out: str | Path, weights: Weights = "auto", *,
         CheckpointError: The checkpoint has no adapters, or one on a layer without a name in that layout.
         ConfigError: The file exists.
     """
-    lora = lora_of(read_checkpoint(checkpoint, weights, with_base=False), weights)
+    lora = lora_of(read_content(checkpoint, weights), weights)
     path = _target(out, COMFYUI_FILE if comfyui else DIFFUSERS_FILE)
     (write_comfyui if comfyui else write_diffusers)(path, lora)
     return path

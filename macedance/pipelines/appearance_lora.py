@@ -23,6 +23,8 @@ from macedance.nn.trainable import LoraSettings
 from macedance.pipelines.appearance_config import AppearanceModelConfig
 from macedance.pipelines.base_weights import BaseWeights
 from macedance.pipelines.checkpoint_content import CheckpointContent, Weights
+from macedance.pipelines.folder import check_weights
+from macedance.pipelines.pretrained import TRANSFORMER
 
 #: diffusers' own name of the file.
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
@@ -82,18 +84,46 @@ def lora_of(content: CheckpointContent, which: Weights = "auto") -> LoraWeights:
             expected="one of the aesthetic stage, or of any training with model.lora",
             fix="export body_adapter or pretrained",
         )
-    from macedance.pipelines.folder import check_weights
-
     tensors = {}
     for name, value in content.trained(which).items():
         found = _PARTS.fullmatch(name)
         if found:
             tensors[f"{found['module'].removeprefix(_PREFIX)}.lora_{found['side']}.weight"] = value.detach().clone()
     check_weights(tensors, where=content.path)
-    section = content.ours.get("base")
-    base = BaseWeights.from_dict(section, content.path) if isinstance(section, Mapping) else None
     config = AppearanceModelConfig.from_dict(content.ours["config"], content.path)
-    return LoraWeights(tensors, settings.rank, float(settings.alpha), config, base)
+    return LoraWeights(tensors, settings.rank, float(settings.alpha), config, base_of(content))
+
+
+def base_of(content: CheckpointContent) -> BaseWeights | None:
+    """What a checkpoint or adapter was trained on; None where it is whole."""
+    section = content.ours.get("base")
+    return BaseWeights.from_dict(section, content.path) if isinstance(section, Mapping) else None
+
+
+def read_adapter(path: Path) -> CheckpointContent:
+    """An adapter that ``macedance checkpoint export --format body_adapter`` wrote.
+
+    Raises:
+        CheckpointError: Damaged, or another kind of file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            told = file.metadata() or {}
+            tensors = {f"{TRANSFORMER}.{name}": file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        config = json.loads(told[CONFIG_KEY])
+        base = json.loads(told[BASE_KEY])
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"cannot read the adapter: {error}", where=path, expected="safetensors") from error
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(
+            "the file does not say what it was trained on",
+            where=path,
+            expected="an adapter of `macedance checkpoint export --format body_adapter`",
+        ) from error
+    ours: dict[str, Any] = {"config": config, "normalizer": {}, **({} if base is None else {"base": base})}
+    return CheckpointContent(path, ours, tensors, {}, "raw")
 
 
 # ---------------------------------------------------------------- diffusers

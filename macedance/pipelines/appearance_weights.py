@@ -6,9 +6,8 @@ trained on, or comes from where the checkpoint says. Nothing that is read can ru
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,30 +17,40 @@ from torch import Tensor
 from macedance.errors import CheckpointError
 from macedance.models.appearance_expert.network import AppearanceExpert, whole_arguments
 from macedance.pipelines.appearance_config import AppearanceModelConfig
-from macedance.pipelines.appearance_lora import BASE_KEY, CONFIG_KEY
+from macedance.pipelines.appearance_folder import is_model_folder, read_model_folder
+from macedance.pipelines.appearance_lora import base_of, read_adapter
 from macedance.pipelines.base_weights import PRETRAINED, BaseWeights
 from macedance.pipelines.checkpoint_content import (
     CheckpointContent,
     Weights,
-    base_tensors,
     holds_model,
     is_checkpoint_folder,
-    read_checkpoint,
+    read_content,
 )
-from macedance.pipelines.export import find_checkpoint
-from macedance.pipelines.pretrained import TRANSFORMER
+from macedance.pipelines.checkpoint_folder import find_checkpoint
+from macedance.pipelines.whole_checkpoint import base_tensors
 
 
-def load_source(network: AppearanceExpert, source: str | Path, which: Weights = "auto") -> CheckpointContent:
+@dataclass(frozen=True)
+class StartedFrom:
+    """What a network was started from.
+
+    Attributes:
+        content: The source itself; its path is, of a run directory, the checkpoint that was taken.
+        replaced: Names of the weights that are not the network's own base any more.
+    """
+
+    content: CheckpointContent
+    replaced: frozenset[str]
+
+
+def load_source(network: AppearanceExpert, source: str | Path, which: Weights = "auto") -> StartedFrom:
     """Load what a source holds into a network that is about to train, in place.
 
     Args:
         network: With the weights of its own base, if it has any; without adapters.
         source: A model folder, a training checkpoint or run directory, or an adapter's safetensors file.
         which: Which weights of a checkpoint: ``ema``, ``raw``, or ``auto``, the average where there is one.
-
-    Returns:
-        The source: its path is, of a run directory, the checkpoint that was taken.
 
     What the source was trained in float32 for stays in it, whatever the precision of the network.
 
@@ -61,8 +70,9 @@ def load_source(network: AppearanceExpert, source: str | Path, which: Weights = 
             # Rounded to the base's bfloat16, it would lose most of what the stage before had learnt.
             parameter.data = parameter.data.float()
     # What is the network's own anyway is not copied onto itself: of a large base that is most.
-    network.load_state_dict({k: v for k, v in tensors.items() if v.data_ptr() != own[k].data_ptr()}, strict=False)
-    return content
+    other = {name: value for name, value in tensors.items() if value.data_ptr() != own[name].data_ptr()}
+    network.load_state_dict(other, strict=False)
+    return StartedFrom(content, frozenset(other))
 
 
 def read_source(source: Path, which: Weights | None = None) -> CheckpointContent:
@@ -71,21 +81,13 @@ def read_source(source: Path, which: Weights | None = None) -> CheckpointContent
     Raises:
         CheckpointError: It is missing, damaged, or nothing of an Appearance Expert.
     """
-    from macedance.pipelines.appearance_folder import is_model_folder, read_model_folder
-
     if source.suffix == ".safetensors" and source.is_file():
         return read_adapter(source)
     if is_model_folder(source):
         return read_model_folder(source)
     if not is_checkpoint_folder(source):
         source = find_checkpoint(source, holds_model)
-    return read_checkpoint(source, which, with_base=False)
-
-
-def base_of(content: CheckpointContent) -> BaseWeights | None:
-    """What a checkpoint or adapter was trained on; None where it is whole."""
-    section = content.ours.get("base")
-    return BaseWeights.from_dict(section, content.path) if isinstance(section, Mapping) else None
+    return read_content(source, which)
 
 
 def config_of(content: CheckpointContent) -> AppearanceModelConfig:
@@ -113,32 +115,6 @@ def check_encoders(trained: Mapping[str, str], own: Mapping[str, str], source: P
             expected=", ".join(f"{name} {trained[name][:12]}" for name in other),
             fix="encode the data with the encoders that the weights were trained with: macedance data encode",
         )
-
-
-def read_adapter(path: Path) -> CheckpointContent:
-    """An adapter that ``macedance checkpoint export --format body_adapter`` wrote.
-
-    Raises:
-        CheckpointError: Damaged, or another kind of file.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            told = file.metadata() or {}
-            tensors = {f"{TRANSFORMER}.{name}": file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        config = json.loads(told[CONFIG_KEY])
-        base = json.loads(told[BASE_KEY])
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"cannot read the adapter: {error}", where=path, expected="safetensors") from error
-    except (KeyError, ValueError) as error:
-        raise CheckpointError(
-            "the file does not say what it was trained on",
-            where=path,
-            expected="an adapter of `macedance checkpoint export --format body_adapter`",
-        ) from error
-    ours: dict[str, Any] = {"config": config, "normalizer": {}, **({} if base is None else {"base": base})}
-    return CheckpointContent(path, ours, tensors, {}, "raw")
 
 
 def _completed(

@@ -1,4 +1,4 @@
-"""What a model needs from a training checkpoint, whichever form it has; nothing that is read can run code.
+"""What a training checkpoint holds of a model, whichever form it has; nothing that is read can run code.
 
 Forms: a checkpoint folder (verified first) or the link ``last.ckpt`` to one, its ``state.ckpt`` alone, or a single file
 of an older version. Sharded checkpoints are read from their safetensors fragments, without DeepSpeed.
@@ -18,11 +18,9 @@ import torch
 from torch import Tensor
 
 from macedance.errors import CheckpointError, ConfigError
-from macedance.pipelines.base_weights import PRETRAINED, BaseWeights
 from macedance.pipelines.checkpoint_folder import MANIFEST_FILE, MODEL_FILE, STATE_FILE, verify
 from macedance.pipelines.checkpoint_fragments import assemble_fragments, fragment_names
-from macedance.pipelines.folder import CONFIG_FILE, check_weights, read_folder
-from macedance.pipelines.pretrained import is_transformer_folder, read_transformer
+from macedance.pipelines.folder import CONFIG_FILE, check_weights
 
 if TYPE_CHECKING:
     from macedance.nn.trainable import LoraSettings
@@ -131,19 +129,15 @@ def is_checkpoint_folder(path: str | Path) -> bool:
     )
 
 
-def read_checkpoint(
-    path: str | Path, which: Weights | None = None, *, base: str | Path | None = None, with_base: bool = True
-) -> CheckpointContent:
-    """Read a checkpoint of any form; its optimizer state is not read.
+def read_content(path: str | Path, which: Weights | None = None) -> CheckpointContent:
+    """Read what a checkpoint of any form holds itself; its optimizer state is not read.
 
     Args:
         path: The checkpoint.
         which: The weights that are wanted, so that no others are read from a sharded one; None: both.
-        base: Where the weights are that it leaves out, instead of the place that it names.
-        with_base: Fetch them; without, the content is that of the checkpoint alone.
 
     Raises:
-        CheckpointError: Missing, foreign or damaged, or the weights that it leaves out are not where it says.
+        CheckpointError: Missing, foreign or damaged.
     """
     path = Path(path)
     ours, tensors, average, only = _read_folder(path, which) if path.is_dir() else (*_read_file(path), None)
@@ -151,56 +145,7 @@ def read_checkpoint(
         raise CheckpointError("not a checkpoint of this program", where=path, expected=EXPECTED)
     if not isinstance(ours.get("config"), Mapping) or not isinstance(ours.get("normalizer"), Mapping):
         raise CheckpointError("the checkpoint lacks its configuration or its normaliser", where=path)
-    if with_base and isinstance(ours.get("base"), Mapping):
-        left_out = BaseWeights.from_dict(ours["base"], path)
-        source = str(base) if base is not None else left_out.source
-        tensors = left_out.complete(tensors, base_tensors(source, left_out.weights, path), path)
     return CheckpointContent(path, ours, tensors, average, only)
-
-
-def base_tensors(source: str, weights: str, needed_by: Path) -> dict[str, Tensor]:
-    """All weights of what a checkpoint was trained on, by name without adapters.
-
-    Args:
-        source: A model folder, a checkpoint, an adapter's file, or what holds a pretrained transformer.
-        weights: ``auto``, ``ema``, ``raw`` or ``pretrained``.
-        needed_by: The checkpoint, for the message.
-
-    Raises:
-        CheckpointError: It is gone or damaged.
-    """
-    path = Path(source).expanduser()
-    if weights == PRETRAINED and not path.is_dir():
-        return read_transformer(source)
-    if not path.exists():
-        raise CheckpointError(
-            f"the checkpoint holds what was trained only, and the weights that it was trained on are gone: {source}",
-            where=needed_by,
-            fix="name the model folder or checkpoint that the run was given as --init_from: "
-            "`macedance checkpoint export --base`",
-        )
-    if (path / "checkpoints").is_dir():
-        from macedance.pipelines.export import find_checkpoint
-
-        path = find_checkpoint(path, holds_model)
-    if path.is_dir() and not is_checkpoint_folder(path):
-        from macedance.pipelines.appearance_folder import is_model_folder, read_model_folder
-
-        if is_model_folder(path):
-            return read_model_folder(path).weights("raw")
-        return read_transformer(path) if is_transformer_folder(path) else read_folder(path)[2]
-    if path.suffix == ".safetensors":
-        from macedance.pipelines.appearance_weights import base_of, read_adapter
-
-        adapter = read_adapter(path)
-        base = base_of(adapter)
-        return (
-            adapter.tensors
-            if base is None
-            else base.complete(adapter.tensors, base_tensors(base.source, base.weights, path), path)
-        )
-    which: Any = "auto" if weights == PRETRAINED else weights
-    return read_checkpoint(path, which).weights(which)
 
 
 def holds_model(name: str) -> bool:

@@ -29,6 +29,7 @@ __all__ = [
     "assemble_fragments",
     "clean_leftovers",
     "describe_file",
+    "find_checkpoint",
     "fsync_folder",
     "list_checkpoints",
     "newest_verified",
@@ -390,6 +391,29 @@ def newest_verified(run_dir: str | Path, hashed: Callable[[str], bool] | None = 
         except CheckpointError as error:
             warnings.append(f"{folder.name} is not used: {error.what}")
     return None, warnings
+
+
+def find_checkpoint(path: str | Path, hashed: Callable[[str], bool] | None = None) -> Path:
+    """The checkpoint that a path names: itself, or the newest good one of a run directory.
+
+    Args:
+        path: The checkpoint or run directory.
+        hashed: Which files of a run's checkpoints are compared by their sha256, by name; None: all.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError(
+            "there is no such checkpoint", where=path, expected="a folder step-<n>.ckpt, last.ckpt or a run directory"
+        )
+    if path.is_dir() and not (path / MANIFEST_FILE).exists() and (path / "checkpoints").is_dir():
+        newest, faults = newest_verified(path, hashed)
+        if newest is None:
+            raise CheckpointError("the run has no usable checkpoint" + "".join(f"; {f}" for f in faults), where=path)
+        return newest
+    return path.resolve() if path.is_dir() else path
 
 
 def next_sequence(run_dir: str | Path) -> int:

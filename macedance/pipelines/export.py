@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from macedance.errors import CheckpointError, ConfigError
-from macedance.pipelines.checkpoint_content import Weights, holds_model, read_checkpoint
-from macedance.pipelines.checkpoint_folder import MANIFEST_FILE, newest_verified
+from macedance.errors import ConfigError
+from macedance.pipelines import appearance_export
+from macedance.pipelines.checkpoint_content import Weights, holds_model, read_content
+from macedance.pipelines.checkpoint_folder import find_checkpoint
 from macedance.pipelines.folder import write_folder
 from macedance.pipelines.motion_weights import load_checkpoint
+from macedance.pipelines.vae_weights import export_vae
 
 #: Formats of other models than the Motion Expert's.
 APPEARANCE, VIDEO_VAE = "macedance-appearance", "macedance-video-vae"
@@ -45,11 +46,9 @@ def export_checkpoint(
         CheckpointError: The checkpoint is missing, damaged or foreign, or does not hold what is asked for.
     """
     path = find_checkpoint(checkpoint, holds_model)
-    config = read_checkpoint(path, weights, with_base=False).ours["config"]
+    config = read_content(path, weights).ours["config"]
     kind = config.get("format")
     if kind == APPEARANCE:
-        from macedance.pipelines import appearance_export
-
         if format == "pretrained":
             return appearance_export.export_model(path, out, weights, base, encoders)
         if format == "body_adapter":
@@ -59,8 +58,6 @@ def export_checkpoint(
         asked = f"--format {format}" if format != "pretrained" else "--encoders"
         raise ConfigError(f"{asked} is of the Appearance Expert", where=path, expected=f"not a model of format {kind}")
     if kind == VIDEO_VAE:
-        from macedance.pipelines.vae_weights import export_vae
-
         return export_vae(path, out, weights)
     return export_pretrained(path, out, weights, base)
 
@@ -87,26 +84,3 @@ def export_pretrained(
     music = model.music_normalizer
     normalizers = {"motion": model.motion_normalizer.to_dict(), "music": None if music is None else music.to_dict()}
     return write_folder(out, model.config.to_dict(), normalizers, model.network.state_dict())
-
-
-def find_checkpoint(path: str | Path, hashed: Callable[[str], bool] | None = None) -> Path:
-    """The checkpoint that a path names: itself, or the newest good one of a run directory.
-
-    Args:
-        path: The checkpoint or run directory.
-        hashed: Which files of a run's checkpoints are compared by their sha256, by name; None: all.
-
-    Raises:
-        CheckpointError: There is none.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise CheckpointError(
-            "there is no such checkpoint", where=path, expected="a folder step-<n>.ckpt, last.ckpt or a run directory"
-        )
-    if path.is_dir() and not (path / MANIFEST_FILE).exists() and (path / "checkpoints").is_dir():
-        newest, faults = newest_verified(path, hashed)
-        if newest is None:
-            raise CheckpointError("the run has no usable checkpoint" + "".join(f"; {f}" for f in faults), where=path)
-        return newest
-    return path.resolve() if path.is_dir() else path

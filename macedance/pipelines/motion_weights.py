@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from macedance.diffusion.guidance import Guidance, guidance_from_config
 from macedance.errors import CheckpointError, ConfigError, MaceDanceError
 from macedance.motion.normalizer import MinMaxNormalizer
-from macedance.pipelines.checkpoint_content import Weights, is_checkpoint_folder, read_checkpoint
+from macedance.pipelines.checkpoint_content import Weights, is_checkpoint_folder
 from macedance.pipelines.folder import CONFIG_FILE, NORMALIZER_FILE, WEIGHTS_FILE, read_folder
 from macedance.pipelines.motion_config import MotionModelConfig, read_normalizers
+from macedance.pipelines.whole_checkpoint import read_checkpoint
 
 __all__ = ["LoadedModel", "Weights", "load_checkpoint", "load_folder", "load_model", "load_weights"]
 

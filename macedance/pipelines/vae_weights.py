@@ -12,7 +12,10 @@ from torch import Tensor
 
 from macedance.errors import CheckpointError, ConfigError
 from macedance.models.appearance_expert.video_vae import VideoVae
-from macedance.pipelines.checkpoint_content import CheckpointContent, Weights, is_checkpoint_folder, read_checkpoint
+from macedance.pipelines.checkpoint_content import CheckpointContent, Weights, holds_model, is_checkpoint_folder
+from macedance.pipelines.checkpoint_folder import find_checkpoint
+from macedance.pipelines.motion_weights import load_weights
+from macedance.pipelines.whole_checkpoint import read_checkpoint
 
 FORMAT, SCHEMA = "macedance-video-vae", 1
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -67,9 +70,6 @@ def read_vae_checkpoint(source: Path, which: Weights | None = None) -> Checkpoin
     Raises:
         CheckpointError: Missing, damaged, or of another model.
     """
-    from macedance.pipelines.checkpoint_content import holds_model
-    from macedance.pipelines.export import find_checkpoint
-
     if not is_checkpoint_folder(source):
         source = find_checkpoint(source, holds_model)
     content = read_checkpoint(source, which)
@@ -116,8 +116,6 @@ def export_vae(checkpoint: Path, out: str | Path, which: Weights = "auto") -> Pa
 
 
 def _load(network: VideoVae, tensors: Mapping[str, Tensor], where: Path) -> None:
-    from macedance.pipelines.motion_weights import load_weights
-
     load_weights(network, tensors, where, fix="use the config of the run that wrote the weights")
 
 

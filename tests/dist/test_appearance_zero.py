@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from zygote import Zygote
 
 from macedance.models.appearance_expert.network import AppearanceExpert
-from macedance.pipelines.checkpoint_content import read_checkpoint
+from macedance.pipelines.checkpoint_content import read_content
+from macedance.pipelines.whole_checkpoint import read_checkpoint
 
 BLOCKS = ["transformer.blocks.*", "transformer.face_adapter.*"]
 ZERO3 = ("--config=strategies/zero3", "--trainer.strategy.init_args.keep_whole_below=0")
@@ -87,7 +88,7 @@ def test_two_ranks_change_a_stage_s_tensors_and_no_other_bit(
         assert not torch.equal(after[name], before.get(name, torch.zeros_like(after[name])))
         torch.testing.assert_close(after[name], alone[name], rtol=1e-3, atol=2e-4)
 
-    content = read_checkpoint(sharded.newest(), with_base=False)
+    content = read_content(sharded.newest())
     assert content.tensors.keys() == trained
     whole = read_checkpoint(sharded.newest()).trained("raw")
     assert whole.keys() == after.keys()
@@ -108,5 +109,5 @@ def test_a_killed_stage_goes_on(stages: Stages, tmp_path: Path) -> None:
     killed.die(Stop("update", 1, 1))
     killed.run()
     assert killed.losses() == whole.losses()
-    a, b = (read_checkpoint(run.newest(), with_base=False).tensors for run in (whole, killed))
+    a, b = (read_content(run.newest()).tensors for run in (whole, killed))
     assert all(torch.equal(value, b[name]) for name, value in a.items())

@@ -18,8 +18,8 @@ from lightning_modules.stages import stage_settings
 from macedance.errors import CheckpointError, ConfigError
 from macedance.models.appearance_expert.network import ANIMATE_ADAPTER, LORA_TARGETS, AppearanceExpert
 from macedance.nn.trainable import LoraSettings
-from macedance.pipelines.checkpoint_content import read_checkpoint
 from macedance.pipelines.export import export_checkpoint
+from macedance.pipelines.whole_checkpoint import read_checkpoint
 
 BLOCKS = ["transformer.blocks.*", "transformer.face_adapter.*"]
 #: Bytes of a checkpoint that are no numbers: names, configuration, Lightning's counters.

@@ -18,9 +18,10 @@ from macedance.models.appearance_expert.network import AppearanceExpert
 from macedance.pipelines.appearance_folder import load_network
 from macedance.pipelines.appearance_weights import load_source
 from macedance.pipelines.base_weights import PRETRAINED, BaseWeights
-from macedance.pipelines.checkpoint_content import read_checkpoint
+from macedance.pipelines.checkpoint_content import read_content
 from macedance.pipelines.export import export_checkpoint
 from macedance.pipelines.pretrained import read_transformer, transformer_folder
+from macedance.pipelines.whole_checkpoint import read_checkpoint
 
 NAME = "somebody/tiny-animate"
 
@@ -55,7 +56,7 @@ def newest(run: Run) -> Path:
 
 def test_a_base_from_a_hub_is_named_not_copied(hub: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = fit(tmp_path / "first", hub)
-    content = read_checkpoint(newest(first), with_base=False)
+    content = read_content(newest(first))
     assert len(content.tensors) == 2
     assert content.ours["base"]["source"] == hub
     assert content.ours["base"]["weights"] == PRETRAINED
@@ -155,3 +156,38 @@ def test_the_network_downloads_nothing(hub: str, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
     with pytest.raises(CheckpointError, match=rf"files of {hub} are not on this machine.*hf download {hub}"):
         AppearanceExpert(TRANSFORMER, VAE, hub)
+
+
+def test_a_stage_before_may_be_removed_where_nothing_of_it_is_frozen(hub: str, tmp_path: Path) -> None:
+    first = fit(tmp_path / "1", hub)
+    second = fit(tmp_path / "2", hub, init_from=newest(first))
+    third = fit(tmp_path / "3", hub, "aesthetic", newest(second))
+    sources = [read_content(newest(run)).ours["base"]["source"] for run in (first, second, third)]
+    assert sources == [hub, hub, str(newest(second))]
+    shutil.rmtree(first.directory)
+    loaded = load_network(export_checkpoint(third.directory, tmp_path / "model")).transformer.state_dict()
+    trained = third.model.built_network.transformer.state_dict()
+    assert all(torch.equal(value, trained[name.replace("default_0", "default")]) for name, value in loaded.items())
+    shutil.rmtree(second.directory)
+    with pytest.raises(CheckpointError, match=r"trained on are gone.*--base"):
+        export_checkpoint(third.directory, tmp_path / "gone")
+
+
+@pytest.mark.parametrize("by_id", [False, True], ids=["folder", "hub"])
+def test_the_base_of_the_first_of_a_chain_of_stages_may_lie_elsewhere(
+    by_id: bool, hub: str, base: Path, tmp_path: Path
+) -> None:
+    moved = tmp_path / "before"
+    shutil.copytree(base, moved)
+    first = fit(tmp_path / "1", moved)
+    second = fit(tmp_path / "2", moved, "aesthetic", newest(first))
+    third = fit(tmp_path / "3", moved, "aesthetic", newest(second))
+    shutil.rmtree(moved)
+    with pytest.raises(CheckpointError, match="no such folder"):
+        export_checkpoint(third.directory, tmp_path / "model")
+    folder = export_checkpoint(third.directory, tmp_path / "model", base=hub if by_id else base)
+    loaded = load_network(folder).transformer.state_dict()
+    trained = third.model.built_network.transformer.state_dict()
+    assert all(torch.equal(value, trained[name.replace("default_0", "default")]) for name, value in loaded.items())
+    with pytest.raises(CheckpointError, match="not what it was trained on"):
+        export_checkpoint(third.directory, tmp_path / "other", base=save_base(tmp_path / "another", seed=7))

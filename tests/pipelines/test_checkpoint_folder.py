@@ -22,7 +22,6 @@ from macedance.errors import CheckpointError, ConfigError
 from macedance.pickle_scan import scan_torch_file
 from macedance.pipelines import checkpoint_folder, checkpoint_fragments
 from macedance.pipelines.base_weights import BaseWeights, identity
-from macedance.pipelines.checkpoint_content import read_checkpoint
 from macedance.pipelines.checkpoint_folder import (
     CheckpointManifest,
     assemble_fragments,
@@ -39,6 +38,7 @@ from macedance.pipelines.checkpoint_folder import (
     write_manifest,
 )
 from macedance.pipelines.checkpoint_fragments import fragment_file, write_fragments
+from macedance.pipelines.whole_checkpoint import read_checkpoint
 
 FILES = {"state.ckpt": b"weights" * 40, "rank-0000.pt": b"random", "checkpoint/part.pt": bytes(range(200))}
 
