@@ -12,6 +12,7 @@ from torch import nn
 from macedance.diffusion.flow_matching import FlowMatching
 from macedance.errors import CheckpointError, ConfigError
 from macedance.models.appearance_expert.geometry import LatentGeometry
+from macedance.models.appearance_expert.network import AppearanceExpert, whole_arguments
 
 FORMAT, SCHEMA = "macedance-appearance", 1
 NETWORK_CLASS = "macedance.models.appearance_expert.network.AppearanceExpert"
@@ -137,3 +138,27 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 def network_arguments(network: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
     """Constructor arguments of a built AppearanceExpert: its transformer's and its autoencoder's."""
     return dict(network.transformer_config), dict(network.vae_config)  # type: ignore[arg-type]
+
+
+def differing_arguments(network: AppearanceExpert, config: AppearanceModelConfig) -> list[str]:
+    """What a configuration says otherwise than a network is built; a default may be left out or written.
+
+    Returns:
+        ``transformer.ffn_dim 32, not 16`` and the like, the configuration's value first.
+    """
+    differing = []
+    for name, mine, theirs in (
+        ("vae", network.vae_config, config.vae),
+        (
+            "transformer",
+            whole_arguments(network.transformer_config, network.vae_config),
+            whole_arguments(config.transformer, config.vae),
+        ),
+    ):
+        a, b = _plain(mine), _plain(theirs)
+        differing += [
+            f"{name}.{key} {b.get(key)}, not {a.get(key)}"
+            for key in sorted(a.keys() | b.keys())
+            if a.get(key) != b.get(key)
+        ]
+    return differing

@@ -8,6 +8,7 @@ diffusers: ``transformer.blocks.0.attn1.to_q.lora_A.weight`` and peft's configur
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,11 +21,13 @@ from torch import Tensor
 from macedance.errors import CheckpointError
 from macedance.models.appearance_expert.network import AppearanceExpert
 from macedance.nn.trainable import LoraSettings
-from macedance.pipelines.appearance_config import AppearanceModelConfig
-from macedance.pipelines.base_weights import BaseWeights
+from macedance.pipelines.appearance_config import AppearanceModelConfig, differing_arguments
+from macedance.pipelines.base_weights import BaseWeights, plain_name
 from macedance.pipelines.checkpoint_content import CheckpointContent, Weights
 from macedance.pipelines.folder import check_weights
-from macedance.pipelines.pretrained import TRANSFORMER
+from macedance.pipelines.pretrained import TRANSFORMER, read_transformer
+
+logger = logging.getLogger(__name__)
 
 #: diffusers' own name of the file.
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
@@ -206,6 +209,13 @@ def attach_lora(network: AppearanceExpert, lora: LoraWeights, where: str | Path,
     Raises:
         CheckpointError: They are of another model, which is named.
     """
+    differing = [] if lora.config is None else differing_arguments(network, lora.config)
+    if differing:
+        raise CheckpointError(
+            f"the adapters are of another model: {', '.join(differing[:4])}",
+            where=where,
+            expected="adapters that were trained on this model",
+        )
     shapes = {key: tuple(value.shape) for key, value in network.transformer.state_dict().items()}
     wrong = []
     for module in lora.modules:
@@ -226,6 +236,33 @@ def attach_lora(network: AppearanceExpert, lora: LoraWeights, where: str | Path,
         adapter_name=name,
         metadata={f"{_PREFIX}{key}": value for key, value in told.items()},
     )
+
+
+def check_trained_on(network: AppearanceExpert, lora: LoraWeights, where: str | Path) -> None:
+    """Warn where adapters were not trained on a network's weights, or do not say on which ones.
+
+    Adapters fit every model of the same shape, and on another one they spoil its pictures without an error.
+
+    Args:
+        network: Its weights are compared as they are stored, where it was loaded: in memory they may be rounded.
+        lora: The adapters.
+        where: Their file, for the message.
+
+    Raises:
+        CheckpointError: The network's own weights are not where it was loaded from any more.
+    """
+    if lora.base is None:
+        logger.warning("%s: the file does not say which model its adapters were trained on; nothing is compared", where)
+        return
+    if network.pretrained is not None and lora.base.found_in(read_transformer(network.pretrained)) is not None:
+        return
+    own = {plain_name(name): p for name, p in network.named_parameters() if ".lora_" not in name}
+    if lora.base.found_in(own) is None:
+        logger.warning(
+            "%s: its adapters were trained on the weights of %s, and the model's are other ones: expect worse pictures",
+            where,
+            lora.base.source,
+        )
 
 
 # ---------------------------------------------------------------- ComfyUI

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from macedance.errors import CheckpointError
-from macedance.models.appearance_expert.network import AppearanceExpert, whole_arguments
-from macedance.pipelines.appearance_config import AppearanceModelConfig
+from macedance.models.appearance_expert.network import AppearanceExpert
+from macedance.pipelines.appearance_config import AppearanceModelConfig, differing_arguments
 from macedance.pipelines.appearance_folder import is_model_folder, read_model_folder
 from macedance.pipelines.appearance_lora import base_of, read_adapter
 from macedance.pipelines.base_weights import PRETRAINED, BaseWeights
@@ -155,24 +154,8 @@ def _which(base: BaseWeights) -> Weights:
 
 
 def _check_architecture(network: AppearanceExpert, content: CheckpointContent, source: Path) -> None:
-    """Raise CheckpointError where a source is of another architecture, naming what differs.
-
-    An argument that is left out equals its default written out.
-    """
-    config = config_of(content)
-    differing = []
-    for name, mine, theirs in (
-        ("vae", network.vae_config, config.vae),
-        (
-            "transformer",
-            whole_arguments(network.transformer_config, network.vae_config),
-            whole_arguments(config.transformer, config.vae),
-        ),
-    ):
-        for key in sorted(mine.keys() | theirs.keys()):
-            a, b = (_plain(values.get(key)) for values in (mine, theirs))
-            if a != b:
-                differing.append(f"{name}.{key} {b}, not {a}")
+    """Raise CheckpointError where a source is of another architecture, naming what differs."""
+    differing = differing_arguments(network, config_of(content))
     if differing:
         raise CheckpointError(
             f"the weights are of another network: {', '.join(differing[:4])}",
@@ -193,7 +176,3 @@ def _check_names(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], sourc
             where=source,
             fix="use the config of the run that wrote the weights",
         )
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, (list, tuple)) else value

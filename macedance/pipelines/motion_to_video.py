@@ -22,7 +22,7 @@ from macedance.models.appearance_expert.text_encoders import weights_identity
 from macedance.motion.files import JointClip, Motion
 from macedance.pipelines.appearance_colours import ColourKeeper
 from macedance.pipelines.appearance_config import AppearanceModelConfig
-from macedance.pipelines.appearance_lora import LoraWeights, attach_lora, read_lora
+from macedance.pipelines.appearance_lora import LoraWeights, attach_lora, check_trained_on, read_lora
 from macedance.pipelines.appearance_memory import MemoryPlan, Offload
 from macedance.pipelines.appearance_pretrained import check_encoders, read_pretrained, write_pretrained
 from macedance.pipelines.appearance_sampling import Noise, SegmentSampler, as_frames, as_pixels
@@ -152,6 +152,8 @@ class MotionToVideo:
     def load_lora(self, path: str | Path, scale: float = 1.0, name: str = "extra") -> None:
         """Attach further adapters, such as ones that were distilled for few steps, with a strength of their own.
 
+        A warning tells of adapters that were trained on other weights, or do not say on which.
+
         Args:
             path: safetensors in diffusers' or ComfyUI's layout.
             scale: Their strength.
@@ -163,7 +165,9 @@ class MotionToVideo:
         """
         if name == OWN_LORA or name in self._extra:
             raise ConfigError(f"there are adapters called {name!r}", fix="another name")
-        attach_lora(self.network, read_lora(path), path, name)
+        lora = read_lora(path)
+        attach_lora(self.network, lora, path, name)
+        check_trained_on(self.network, lora, path)
         self._extra[name] = scale
 
     # ---------------------------------------------------------------- videos

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from macedance.errors import CheckpointError, ConfigError
 from macedance.models.appearance_expert.network import AppearanceExpert
 from macedance.models.appearance_expert.training import training_conditions
 from macedance.pipelines.appearance_folder import is_model_folder, load_network, read_config
-from macedance.pipelines.appearance_lora import LoraWeights, attach_lora, read_lora
+from macedance.pipelines.appearance_lora import LoraWeights, attach_lora, check_trained_on, read_lora
 from macedance.pipelines.appearance_weights import load_source
 from macedance.pipelines.export import export_checkpoint
 
@@ -208,14 +209,37 @@ def test_what_a_checkpoint_does_not_hold_is_refused(base: Path, stages: tuple[Ru
 def test_adapters_of_another_model_are_refused_by_name(stages: tuple[Run, Run], tmp_path: Path) -> None:
     lora = read_lora(export_checkpoint(stages[1].directory, tmp_path / "lora", "lora"))
     wide = AppearanceExpert({**TRANSFORMER, "ffn_dim": 16}, VAE)
-    with pytest.raises(CheckpointError, match=r"another model: 4 of 20 do not fit, first blocks\.0\.ffn"):
+    with pytest.raises(CheckpointError, match=r"another model: transformer\.ffn_dim 32, not 16"):
         attach_lora(wide, lora, "mine.safetensors")
+    with pytest.raises(CheckpointError, match=r"another model: 4 of 20 do not fit, first blocks\.0\.ffn"):
+        attach_lora(wide, replace(lora, config=None), "mine.safetensors")
     foreign = LoraWeights({"x.lora_A.weight": torch.ones(2, 3), "x.lora_B.weight": torch.ones(3, 2)}, 2, 2.0)
     with pytest.raises(CheckpointError, match="first x"):
         attach_lora(AppearanceExpert(TRANSFORMER, VAE), foreign, "mine.safetensors")
     (tmp_path / "bad.safetensors").write_bytes(b"no")
     with pytest.raises(CheckpointError, match="cannot read"):
         read_lora(tmp_path / "bad.safetensors")
+
+
+def test_adapters_of_other_weights_of_the_same_shape_are_told_of(
+    base: Path, stages: tuple[Run, Run], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = export_checkpoint(stages[1].directory, tmp_path / "lora", "lora")
+    lora = read_lora(path)
+    model = export_checkpoint(stages[0].directory, tmp_path / "model")
+    for kind in ("float32", "bfloat16"):
+        check_trained_on(load_network(model, kind), lora, path)  # type: ignore[arg-type]
+    check_trained_on(load_network(export_checkpoint(stages[1].directory, tmp_path / "second")), lora, path)
+    check_trained_on(stages[1].model.built_network, lora, path)  # type: ignore[arg-type]
+    assert not caplog.text
+    check_trained_on(AppearanceExpert(TRANSFORMER, VAE, str(base)), lora, path)
+    assert f"trained on the weights of {stages[0].directory}" in caplog.text
+    caplog.clear()
+    check_trained_on(load_network(model), read_lora(export_checkpoint(stages[1].directory, tmp_path, "comfyui")), path)
+    assert "does not say which model" in caplog.text
+    for change in ({"eps": 1e-5}, {"qk_norm": None}, {"num_attention_heads": 1, "attention_head_dim": 24}):
+        with pytest.raises(CheckpointError, match=rf"another model: transformer\.{min(change)} "):
+            attach_lora(AppearanceExpert({**TRANSFORMER, **change}, VAE), lora, path)
 
 
 def test_the_command_exports_each_format(

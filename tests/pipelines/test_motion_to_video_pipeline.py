@@ -408,7 +408,7 @@ def test_what_waits_elsewhere_gives_the_same_video(offload: Any, toy: MotionToVi
         pipeline(offload="disk")
 
 
-def test_adapters_have_a_strength(tmp_path: Path, toy: MotionToVideo) -> None:
+def test_adapters_have_a_strength(tmp_path: Path, toy: MotionToVideo, caplog: pytest.LogCaptureFixture) -> None:
     from macedance.pipelines.appearance_lora import DIFFUSERS_FILE, LoraWeights, write_diffusers
 
     names = ["blocks.0.attn1.to_q", "blocks.1.ffn.net.2"]
@@ -438,7 +438,9 @@ def test_adapters_have_a_strength(tmp_path: Path, toy: MotionToVideo) -> None:
     )
 
     extra = MotionToVideo.from_pretrained(toy.save_pretrained(tmp_path / "plain"))
-    extra.load_lora(folder / "lora" / DIFFUSERS_FILE, name="distilled")
+    with caplog.at_level(logging.WARNING):
+        extra.load_lora(folder / "lora" / DIFFUSERS_FILE, name="distilled")
+    assert "does not say which model" in caplog.text
     assert np.array_equal(extra(motion, image).frames(), full)
     with pytest.raises(ConfigError, match="distilled"):
         extra.load_lora(folder / "lora" / DIFFUSERS_FILE, name="distilled")
