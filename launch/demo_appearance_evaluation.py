@@ -24,6 +24,7 @@ from launch.demo_appearance_training import (
     latents,
     model,
 )
+from macedance.errors import DataError
 from macedance.models.appearance_expert.vae_training import dilated, psnr
 from macedance.pipelines.appearance_sampling import as_pixels
 from macedance.report.progress import Progress
@@ -44,16 +45,17 @@ _SHIFTED_NAMES = {ZERO_SHOT: "before", WITHOUT_AESTHETIC: "kinematic", "wo_kinem
 
 @dataclass(frozen=True)
 class Judged:
-    """Mean PSNR over clips, dB: ``mask`` over the dilated person, ``whole`` over the frames; ``count`` clips."""
+    """Mean PSNR over clips, dB: ``mask`` over the dilated person, ``whole`` over the frames; clips that each is of."""
 
     mask: float
     whole: float
+    mask_count: int
     count: int
 
     def entries(self, suffix: str = "") -> dict[str, Entry]:
         """As ``metrics.json`` holds them."""
         return {
-            f"psnr_mask{suffix}": {"value": self.mask, "n": self.count},
+            f"psnr_mask{suffix}": {"value": self.mask, "n": self.mask_count},
             f"psnr{suffix}": {"value": self.whole, "n": self.count},
         }
 
@@ -116,15 +118,25 @@ def animate(
 
 
 def compare(videos: Sequence[np.ndarray], clips: Sequence[AppearanceClip]) -> Judged:
-    """PSNR of videos against the clips' own."""
-    mask, whole = [], []
+    """PSNR of videos against the clips' own; clips without a person in them do not count for the mask's.
+
+    Raises:
+        DataError: A clip without a mask, or none with a person.
+    """
+    masks = {clip.key: mask for clip in clips if (mask := clip.window.mask_THW) is not None}
+    bare = [clip.key for clip in clips if clip.key not in masks]
+    if bare:
+        raise DataError(f"clips have no mask of the person: {', '.join(bare)}", expected="mask.npy in each sample")
+    mask_psnr, whole = [], []
     for video, clip in zip(videos, clips, strict=True):
         made, true = as_pixels(video), as_pixels(clip.window.video_THW3)
-        assert clip.window.mask_THW is not None  # the toy corpora have them
-        person = dilated(torch.from_numpy(clip.window.mask_THW)[None])
-        mask.append(float(psnr(made, true, person)))
+        person = dilated(torch.from_numpy(masks[clip.key])[None])
+        mask_psnr.append(float(psnr(made, true, person)))
         whole.append(float(psnr(made, true)))
-    return Judged(float(np.nanmean(mask)), float(np.mean(whole)), len(clips))
+    over_person = [value for value in mask_psnr if np.isfinite(value)]
+    if not over_person:
+        raise DataError(f"none of {len(clips)} clips shows a person", expected="a clip whose mask is not empty")
+    return Judged(float(np.mean(over_person)), float(np.mean(whole)), len(over_person), len(whole))
 
 
 def reconstruction(out: Path, clips: Sequence[AppearanceClip]) -> dict[str, Entry]:
@@ -137,7 +149,7 @@ def reconstruction(out: Path, clips: Sequence[AppearanceClip]) -> dict[str, Entr
     found = compare(made, clips)
     return {
         "vae_psnr": {"value": found.whole, "n": found.count},
-        "vae_psnr_mask": {"value": found.mask, "n": found.count},
+        "vae_psnr_mask": {"value": found.mask, "n": found.mask_count},
     }
 
 
@@ -153,7 +165,8 @@ def held_out_loss(folder: Path, shards: Path) -> tuple[float, int]:
 
     network, config = load_network(folder), read_config(folder)
     loaders = AppearanceDataModule(shards=str(shards), global_batch_size=1).val_dataloader()
-    assert not isinstance(loaders, list)  # the demo's corpora have validation clips
+    if isinstance(loaders, list):
+        raise DataError("the corpus has no validation clips", where=shards)
     total, count = 0.0, 0
     for batch in loaders:
         _, channels, frames, rows, columns = batch["latents"].shape
