@@ -143,11 +143,20 @@ class MotionToVideo:
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write a model folder with the encoders in it: all of it or nothing.
 
+        Adapters of ``load_lora`` are no part of the model; a warning names them.
+
         Raises:
             ConfigError: The folder exists or cannot be written.
             CheckpointError: A weight is not finite.
         """
-        return write_pretrained(folder, self.network, self.encoders, self.config, self.lora)
+        written = write_pretrained(folder, self.network, self.encoders, self.config, self.lora)
+        if self._extra:
+            logger.warning(
+                "%s is without the further adapters %s: attach them again where it is loaded (load_lora)",
+                written,
+                ", ".join(self._extra),
+            )
+        return written
 
     def load_lora(self, path: str | Path, scale: float = 1.0, name: str = "extra") -> None:
         """Attach further adapters, such as ones that were distilled for few steps, with a strength of their own.

@@ -442,6 +442,10 @@ def test_adapters_have_a_strength(tmp_path: Path, toy: MotionToVideo, caplog: py
         extra.load_lora(folder / "lora" / DIFFUSERS_FILE, name="distilled")
     assert "does not say which model" in caplog.text
     assert np.array_equal(extra(motion, image).frames(), full)
+    caplog.clear()
+    without = extra.save_pretrained(tmp_path / "without")
+    assert "without is without the further adapters distilled" in caplog.text
+    assert np.array_equal(MotionToVideo.from_pretrained(without)(motion, image).frames(), plain)
     with pytest.raises(ConfigError, match="distilled"):
         extra.load_lora(folder / "lora" / DIFFUSERS_FILE, name="distilled")
     foreign = LoraWeights({k.replace("blocks.1", "blocks.7"): v for k, v in tensors.items()}, 2, 2.0)
