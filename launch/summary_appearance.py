@@ -147,8 +147,8 @@ def clips_of(cli: Any) -> list[Clip]:
     """
     data = cli.config.data.init_args
     frames, buckets = data.get("frames"), data.get("buckets")
-    if frames is not None and buckets:
-        return [Clip(int(frames), int(bucket.height), int(bucket.width)) for bucket in buckets]
+    if buckets and all(bucket.frames or frames for bucket in buckets):
+        return [Clip(int(bucket.frames or frames), int(bucket.height), int(bucket.width)) for bucket in buckets]
     try:
         found = [Clip(int(t), int(h), int(w)) for h, w, t in cli.datamodule.buckets]
     except MaceDanceError as error:

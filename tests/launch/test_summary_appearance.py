@@ -137,6 +137,17 @@ def test_the_costliest_bucket_is_counted_and_a_wrong_one_refused() -> None:
         summarise([*SIZED, "--data.buckets=[{height: 66, width: 64}]"])
 
 
+def test_frames_of_a_bucket_stand_before_those_of_the_data() -> None:
+    def summary(*options: str) -> dict[str, Any]:
+        return summarise([*SMALL, *options])
+
+    nine = summary("--data.frames=9", "--data.buckets=[{height: 64, width: 64}]")
+    own = "--data.buckets=[{height: 64, width: 64, frames: 9}]"
+    for options in (["--data.frames=5", own], [own]):
+        result = summary(*options)
+        assert (result["frames_per_sample"], result["flops_per_sample"]) == (9, nine["flops_per_sample"])
+
+
 def test_without_a_size_and_a_corpus_it_says_so() -> None:
     with pytest.raises(ConfigError, match="nothing says how large a clip is"):
         summarise(SMALL)
