@@ -226,10 +226,10 @@ class AppearanceExpertModule(ExpertModule):
         return walk_step(network, lambda: network(*inputs), count_flops=True).step_flops
 
     # ---------------------------------------------------------------- steps
-    def _encoded(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """The batch as latents."""
+    def _encoded(self, batch: dict[str, Any], draws: FlowDraws) -> dict[str, Any]:
+        """The batch as latents, of pixels no more than the step needs."""
         if not is_encoded(batch):
-            return encode_batch(batch, self.encoders, self.known_frames)
+            return encode_batch(batch, self.encoders, self.known_frames, draws.known_B)
         known = int(batch.get("known_frames", 0))
         if self.known_probability > 0 and known != self.known_frames:
             raise ConfigError(
@@ -240,14 +240,18 @@ class AppearanceExpertModule(ExpertModule):
         return batch
 
     def _draws(self, sample_numbers: Tensor, batch: dict[str, Any]) -> FlowDraws:
-        channels, frames, rows, columns = batch["latents"].shape[1:]
+        if is_encoded(batch):
+            channels, frames, rows, columns = batch["latents"].shape[1:]
+        else:
+            channels, frames, rows, columns = self.encoders.codec.geometry.latent_shape(*batch["video"].shape[2:])
         shape = (channels, frames + 1, rows, columns)  # the reference's frame comes first
         return draw_flow(self.seed, sample_numbers, shape, self.drop_probability, self.known_probability)
 
     def _loss(self, batch: dict[str, Any], sample_numbers: Tensor, real_B: Tensor | None = None) -> Tensor:
         network = cast(AppearanceExpert, self.built_network)
-        batch = self._encoded(batch)
-        draws = self._draws(sample_numbers, batch).to(batch["latents"].device)
+        draws = self._draws(sample_numbers, batch)
+        batch = self._encoded(batch, draws)
+        draws = draws.to(batch["latents"].device)
         conditions = training_conditions(batch, draws, network.face_size)
         return velocity_loss(
             network, self.flow, batch["latents"], conditions, draws, self.exclude_reference_loss, real_B

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from launch.training import train
 from lightning_modules.appearance_expert import AppearanceExpertModule
 from lightning_modules.video_vae import VideoVaeModule
-from macedance.diffusion.flow_matching import FlowMatching, draw_flow
+from macedance.diffusion.flow_matching import FlowDraws, FlowMatching, draw_flow
 from macedance.errors import CheckpointError, ConfigError, DataError
 from macedance.models.appearance_expert.codec import LatentCodec
 from macedance.models.appearance_expert.conditions import Conditions, known_mask
@@ -142,6 +142,32 @@ def test_pixels_and_latents_encoded_before_give_the_same_loss(mixed: bool) -> No
         from_latents._loss(raw, raw["position"])
     with pytest.raises(ConfigError, match="encoded with 1 known frames and the model trains on 2"):
         from_latents._loss(batch(0, 1), torch.tensor([0, 1]))
+
+
+def test_no_more_is_encoded_than_a_step_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, clips = encoders(), FakeClips(as_pixels=True).batch([0, 1, 2])
+    whole = encode_batch(clips, made, 2)
+    asked: list[int] = []
+    encode = made.codec.encode
+    monkeypatch.setattr(made.codec, "encode", lambda pixels: asked.append(len(pixels)) or encode(pixels))
+    for known, rows in (([False, True, False], [1]), ([False] * 3, []), ([True] * 3, [3])):
+        asked.clear()
+        some = encode_batch(clips, made, 2, torch.tensor(known))
+        assert sorted(asked) == sorted([3, 3, 3, *rows]), "clips, poses, references, and what is known"
+        draws = FlowDraws(torch.rand(3), torch.zeros(3, *SHAPE), torch.tensor([False] * 3), torch.tensor(known))
+        torch.testing.assert_close(
+            training_conditions(some, draws, 16).known, training_conditions(whole, draws, 16).known
+        )
+    torch.testing.assert_close(whole["blank"], made.codec.encode(torch.zeros_like(clips["video"])))
+
+
+def test_a_blank_clip_of_a_validation_serves_the_training() -> None:
+    codec = encoders().codec
+    with torch.inference_mode():
+        first = codec.blank(1, 5, 16, 16)
+    assert not first.is_inference()
+    assert codec.blank(2, 5, 16, 16).data_ptr() == first.data_ptr()
+    assert codec.blank(1, 9, 16, 16).shape != first.shape
 
 
 def test_a_step_s_operations_are_those_of_the_summary() -> None:

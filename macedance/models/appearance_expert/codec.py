@@ -37,6 +37,7 @@ class LatentCodec(nn.Module):
         super().__init__()
         self.vae = vae.eval().requires_grad_(False)
         self.geometry = LatentGeometry.of(vae.config, patch)
+        self._blanks: dict[tuple[Any, ...], Tensor] = {}
         for name, values in (("mean", vae.config["latents_mean"]), ("std", vae.config["latents_std"])):
             values = torch.tensor(list(values)[: self.geometry.channels], dtype=torch.float32)
             self.register_buffer(name, values.view(1, -1, 1, 1, 1), persistent=False)
@@ -72,11 +73,14 @@ class LatentCodec(nn.Module):
         return self.standardised(latents[:, :, : self.geometry.latent_frames(frames)].float())
 
     def blank(self, batch: int, frames: int, height: int, width: int) -> Tensor:
-        """Latents of a clip of which nothing is known: every pixel 0, as Wan-Animate marks it."""
+        """Latents of a clip of which nothing is known: every pixel 0, as Wan-Animate marks it; kept for each size."""
         parameter = next(self.vae.parameters())
-        return self.encode(torch.zeros(1, 3, frames, height, width, device=parameter.device)).expand(
-            batch, -1, -1, -1, -1
-        )
+        key = (frames, height, width, parameter.device, parameter.dtype)
+        if key not in self._blanks:
+            with torch.inference_mode(False):  # a validation may be the first to ask, and training the next
+                clip = torch.zeros(1, 3, frames, height, width, device=parameter.device)
+                self._blanks[key] = self.encode(clip)
+        return self._blanks[key].expand(batch, -1, -1, -1, -1)
 
     @torch.no_grad()
     def decode(self, latents_BCTHW: Tensor) -> Tensor:

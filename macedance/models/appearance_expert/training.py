@@ -27,7 +27,9 @@ def is_encoded(batch: Mapping[str, Any]) -> bool:
 
 
 @torch.no_grad()
-def encode_batch(batch: Mapping[str, Any], encoders: AppearanceEncoders, known_frames: int) -> dict[str, Any]:
+def encode_batch(
+    batch: Mapping[str, Any], encoders: AppearanceEncoders, known_frames: int, known_B: Tensor | None = None
+) -> dict[str, Any]:
     """What the data's encoder would have precomputed, for a batch of pixels; whatever autocast the step runs under.
 
     Args:
@@ -35,31 +37,48 @@ def encode_batch(batch: Mapping[str, Any], encoders: AppearanceEncoders, known_f
             ``prompt``, a list of B, and optionally ``face_video``; anything else is passed on.
         encoders: The frozen encoders.
         known_frames: Frames given at the beginning where a clip's beginning is known.
+        known_B: bool; the rows whose beginning is known in this step: of the others ``known`` is blank. None: all.
 
     Returns:
         The batch with ``latents pose reference known blank text [image] [face] known_frames`` instead.
     """
     with torch.autocast(batch["video"].device.type, enabled=False):  # in half precision, latents would be other ones
-        encoded = _encoded(batch, encoders, known_frames)
+        encoded = _encoded(batch, encoders, known_frames, known_B)
     taken = ("video", "pose_video", "reference_image", "prompt", "face_video")
     return {**{key: value for key, value in batch.items() if key not in taken}, **encoded}
 
 
-def _encoded(batch: Mapping[str, Any], encoders: AppearanceEncoders, known_frames: int) -> dict[str, Any]:
+def _encoded(
+    batch: Mapping[str, Any], encoders: AppearanceEncoders, known_frames: int, known_B: Tensor | None
+) -> dict[str, Any]:
     video = batch["video"]
+    blank = encoders.codec.blank(len(video), *video.shape[2:])
     image = encoders.image_features(batch["reference_image"])
     latents, face = encoders.encode_video(video), batch.get("face_video")
     return {
         "latents": latents,
         "pose": encoders.encode_video(batch["pose_video"]),
         "reference": encoders.reference(batch["reference_image"]),
-        "known": encoders.known(video[:, :, :known_frames], len(video), *video.shape[2:]),
-        "blank": encoders.codec.blank(len(video), *video.shape[2:]),
+        "known": _known(video, encoders, known_frames, blank, known_B),
+        "blank": blank,
         "text": encoders.text(batch["prompt"]),
         **({} if image is None else {"image": image}),
         **({} if face is None else {"face": encoders.face(face, len(latents), latents.shape[2])}),
         "known_frames": known_frames,
     }
+
+
+def _known(
+    video: Tensor, encoders: AppearanceEncoders, known_frames: int, blank: Tensor, known_B: Tensor | None
+) -> Tensor:
+    """Latents of the clips' beginnings, encoded for the rows that are given theirs alone."""
+    rows = torch.arange(len(video)) if known_B is None else known_B.cpu().nonzero().flatten()
+    if not len(rows) or not known_frames:
+        return blank
+    beginnings = video[rows.to(video.device)][:, :, :known_frames]
+    known = blank.clone()
+    known[rows.to(known.device)] = encoders.known(beginnings, len(rows), *video.shape[2:])
+    return known
 
 
 def training_conditions(batch: Mapping[str, Any], draws: FlowDraws, face_size: int) -> Conditions:
