@@ -32,11 +32,14 @@ class GradientRecorder(pl.Callback):
                 module.rebalance_below = 0.0
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        self._masks.append(batch["mask"].cpu())
+        mask = batch.get("mask")
+        # Clips of video have one length: their rows are told apart by their positions.
+        self._masks.append(mask.cpu() if mask is not None and mask.ndim == 2 else batch["position"].cpu()[:, None])
         self.folder.mkdir(parents=True, exist_ok=True)
         save_file({"mask": torch.cat(self._masks)}, str(self.folder / f"batch-{trainer.global_rank}.safetensors"))
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
         if trainer.is_global_zero:
-            found = {n: p.grad.float().cpu().clone() for n, p in pl_module.named_parameters() if p.grad is not None}
+            grads = {n: p.grad for n, p in pl_module.named_parameters() if p.grad is not None}
+            found = {n: grad.float().cpu().clone(memory_format=torch.contiguous_format) for n, grad in grads.items()}
             save_file(found, str(self.folder / f"gradients-{trainer.global_step}.safetensors"))

@@ -22,10 +22,15 @@ EXPERIMENTS = shipped_configs("experiments")
 FAMILIES = sorted((name.removesuffix("_cpu") for name in shipped_configs("debug")), key=len, reverse=True)
 LAYOUTS = {"one": (1, 1), "accumulated": (1, 2), "ranks": (2, 1), "ranks_accumulated": (2, 2)}
 GLOBAL_BATCH = 8
+#: Motion experiments train on padded clips of several lengths; of the experts on clips of video one experiment each.
+DANCES = sorted(name for name in EXPERIMENTS if name.startswith("mace_motion"))
+CLIPS = ("appearance_tiny_full", "appearance_tiny_vae")
+#: Debug files whose experiments are not named after them.
+DEBUG = {"appearance_tiny_vae": "appearance_vae"}
 
 
 def family(name: str) -> str:
-    return next(f for f in FAMILIES if name.startswith(f))
+    return DEBUG.get(name) or next(f for f in FAMILIES if name.startswith(f))
 
 
 def content(name: str) -> dict:
@@ -49,7 +54,7 @@ def experts() -> set[str]:
 
 def test_every_expert_has_an_experiment_here() -> None:
     assert experts()
-    assert experts() <= {content(name)["model"]["class_path"] for name in EXPERIMENTS}
+    assert experts() <= {content(name)["model"]["class_path"] for name in (*DANCES, *CLIPS)}
 
 
 def fit(zygote: Zygote, folder: Path, name: str, corpus: Path, ranks: int, *extra: str) -> Path:
@@ -81,7 +86,8 @@ def record(
         f"--trainer.callbacks+={{class_path: gradient_recorder.GradientRecorder, init_args: {{folder: {folder}}}}}"
     )
     # Longer than some clips and shorter than others: rows of one batch end at different frames.
-    shape = ["--data.window_frames=200", "--trainer.max_steps=1", "--trainer.limit_val_batches=0"]
+    shape = ["--data.window_frames=200"] if name in DANCES else ["--data.mixture=null"]
+    shape += ["--trainer.max_steps=1", "--trainer.limit_val_batches=0"]
     fit(zygote, folder, name, corpus, ranks, recorder, *shape, f"--trainer.accumulate_grad_batches={accumulate}")
     masks = [load_file(folder / f"batch-{rank}.safetensors")["mask"] for rank in range(ranks)]
     return load_file(folder / "gradients-0.safetensors"), torch.cat(masks)
@@ -102,7 +108,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory, zygote: Zygote, dist_corp
 
 
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "one"])
-@pytest.mark.parametrize("name", sorted(EXPERIMENTS))
+@pytest.mark.parametrize("name", DANCES)
 def test_the_same_rows_give_the_same_gradients(recorded, name: str, layout: str) -> None:
     reference, mask = recorded(name, "one")
     frames = mask.sum(1)
@@ -110,10 +116,55 @@ def test_the_same_rows_give_the_same_gradients(recorded, name: str, layout: str)
     assert int(frames.min()) < int(frames.max()), "the batch must have padded rows next to whole ones"
     found, own_mask = recorded(name, layout)
     assert sorted(own_mask.sum(1).tolist()) == sorted(frames.tolist()), "the rows are others"
+    assert_equal(found, reference)
+
+
+def assert_equal(found: dict[str, torch.Tensor], reference: dict[str, torch.Tensor]) -> None:
     assert found.keys() == reference.keys()
     scale = max(float(g.abs().max()) for g in reference.values())
+    assert scale > 0
     for key, gradient in reference.items():
         assert torch.allclose(found[key], gradient, rtol=2e-4, atol=2e-6 * scale), key
+
+
+@pytest.fixture(scope="module")
+def clip_corpora(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Toy clips of dancers, as pixels and as latents of an untrained autoencoder of the debug file's size."""
+    from diffusers import AutoencoderKLWan
+
+    from datamodules.appearance_corpora import build_toy_corpus
+    from datamodules.appearance_encoding import EncodeSettings, encode_corpus
+    from macedance.appearance_data.toy.corpus import ToySettings
+    from macedance.models.appearance_expert.codec import LatentCodec
+    from macedance.models.appearance_expert.encoders import AppearanceEncoders, HashedText
+
+    root = tmp_path_factory.mktemp("clips")
+    build_toy_corpus(
+        root / "clips", ToySettings(train=16, val=1, test=1, width=32, height=32, frames=5, spare_frames=2)
+    )
+    torch.manual_seed(0)
+    vae = AutoencoderKLWan(
+        base_dim=4, z_dim=4, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[False], patch_size=2,
+        in_channels=12, out_channels=12, scale_factor_spatial=4, scale_factor_temporal=1,
+        latents_mean=[0.0] * 4, latents_std=[1.0] * 4,
+    )  # fmt: skip
+    encoders = AppearanceEncoders(LatentCodec(vae), HashedText(16, 4), None, 16)
+    encode_corpus(root / "clips", root / "latents", encoders, EncodeSettings(5))
+    return {"appearance_tiny_full": root / "latents", "appearance_tiny_vae": root / "clips"}
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_the_same_clips_give_the_same_gradients(
+    zygote: Zygote, tmp_path: Path, clip_corpora: dict[str, Path], name: str
+) -> None:
+    found = {
+        layout: record(zygote, tmp_path / layout, name, clip_corpora[name], layout)
+        for layout in ("one", "ranks", "ranks_accumulated")
+    }
+    reference, rows = found.pop("one")
+    for gradients, own_rows in found.values():
+        assert sorted(own_rows.flatten().tolist()) == sorted(rows.flatten().tolist()), "the rows are others"
+        assert_equal(gradients, reference)
 
 
 def table(run_dir: Path, name: str, column: str) -> list[float]:
