@@ -5,7 +5,7 @@ RUN := PYTHONUNBUFFERED=1
 # `make demo OUT=DIR` writes elsewhere.
 OUT ?= outputs/demo
 
-.PHONY: venv demo demo-seeds test test-shared test-demo test-dist test-slurm lint clean
+.PHONY: venv demo demo-seeds demo-appearance test test-shared test-demo test-dist test-slurm lint clean
 
 venv: .venv/.installed
 
@@ -23,6 +23,10 @@ demo: venv
 # The demo's numbers over three training seeds (half an hour).
 demo-seeds: venv
 	$(RUN) $(BIN)/macedance demo --out $(OUT) --seeds 3
+
+# A small Appearance Expert from nothing to a video, in all of its stages (about twenty minutes on two cores).
+demo-appearance: venv
+	$(RUN) $(BIN)/macedance demo appearance --out outputs/demo-appearance
 
 test: venv
 	$(RUN) $(BIN)/python -m pytest -n 2 -m "not gpu and not demo and not dist and not slurm" tests
