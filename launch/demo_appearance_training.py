@@ -21,7 +21,7 @@ ABLATION = (ZERO_SHOT, WITHOUT_KINEMATIC, WITHOUT_AESTHETIC, ALL)
 _CLIPS = {TOY: (1500, 48, 48), SHIFTED: (384, 48, 48)}
 _FEW, _SMALL_PX = (8, 2, 4), 32
 #: Optimizer steps of each model of the ablation; the full expert's second stage begins after the first half.
-STAGE_STEPS = 240
+STAGE_STEPS = 160
 
 
 def corpus(out: Path, name: str) -> Path:
