@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -82,5 +83,40 @@ class _Recomputed:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._module.training and torch.is_grad_enabled():
-            return checkpoint(self._forward, *args, use_reentrant=False, **kwargs)
+            return checkpoint(self._forward, *args, use_reentrant=False, context_fn=_contexts, **kwargs)
         return self._forward(*args, **kwargs)
+
+
+def _contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Of the first computation and of the second: attention is computed by the same kernel both times."""
+    flags = torch.backends.cuda  # of every device, whatever the name
+    return nullcontext(), _attention_as(
+        flags.flash_sdp_enabled(),
+        flags.mem_efficient_sdp_enabled(),
+        flags.math_sdp_enabled(),
+        flags.fp16_bf16_reduction_math_sdp_allowed(),
+    )
+
+
+@contextmanager
+def _attention_as(flash: bool, efficient: bool, products: bool, half_products: bool) -> Iterator[None]:
+    flags = torch.backends.cuda
+    setters = (
+        flags.enable_flash_sdp,
+        flags.enable_mem_efficient_sdp,
+        flags.enable_math_sdp,
+        flags.allow_fp16_bf16_reduction_math_sdp,
+    )
+    before = (
+        flags.flash_sdp_enabled(),
+        flags.mem_efficient_sdp_enabled(),
+        flags.math_sdp_enabled(),
+        flags.fp16_bf16_reduction_math_sdp_allowed(),
+    )
+    for setter, value in zip(setters, (flash, efficient, products, half_products), strict=True):
+        setter(value)
+    try:
+        yield
+    finally:
+        for setter, value in zip(setters, before, strict=True):
+            setter(value)
