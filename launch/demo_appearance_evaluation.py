@@ -192,7 +192,7 @@ def write_clips(folder: Path, videos: Sequence[np.ndarray], clips: Sequence[Appe
 
 def judge_animation(out: Path) -> dict[str, dict[str, Entry]]:
     """``macedance evaluate animation`` of the ablation's models: name -> key -> entry."""
-    from launch.evaluate import main
+    from launch.evaluation.command import main
 
     table: dict[str, dict[str, Entry]] = {}
     for name in ABLATION:

@@ -39,15 +39,15 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or any(a in ("-h", "--help") for a in arguments):
         print(_HELP)
         return 0
-    from launch.slurm import recorded
+    from launch.cluster.slurm import recorded
 
     return recorded(lambda: _fit(arguments))
 
 
 def _fit(arguments: Sequence[str]) -> int:
     arguments, json_target = _without_json(arguments)
+    from launch.cluster.slurm import conclude
     from launch.distributed import is_first_rank, launched_by_lightning
-    from launch.slurm import conclude
     from launch.training import train
 
     run = train(arguments)

@@ -12,11 +12,14 @@ VERBS: dict[str, tuple[str, str]] = {
     "demo": ("launch.demo", "the whole job on the built-in corpus: train, evaluate, dance to an unheard song"),
     "fit": ("launch.fit", "train a model from a config"),
     "generate": ("launch.generate", "dance to a song: npz, bvh, glb and mp4 files"),
-    "evaluate": ("launch.evaluate", "judge folders: motion, video, animation, cascade; leaderboard, study, weights"),
+    "evaluate": (
+        "launch.evaluation.command",
+        "judge folders: motion, video, animation, cascade; leaderboard, study, weights",
+    ),
     "data": ("launch.data", "make a corpus of tar shards: `data demo` or `data bvh`"),
     "checkpoint": ("launch.checkpoint", "export, inspect or reshape a training checkpoint"),
     "convert": ("launch.convert", "turn a released checkpoint into a model folder"),
-    "submit": ("launch.submit", "train on a SLURM cluster: check the request, write its script, queue it"),
+    "submit": ("launch.cluster.submit", "train on a SLURM cluster: check the request, write its script, queue it"),
     "summary": ("launch.summary", "parameters and FLOPs of a config, without weights or data"),
     "doctor": ("launch.doctor", "what is installed, what is broken, which parts that disables, and the fix"),
 }

@@ -42,7 +42,7 @@ def test_verbs_and_options() -> None:
     from importlib import import_module
 
     from launch import data, demo, generate
-    from launch.evaluate import SUBCOMMANDS
+    from launch.evaluation.command import SUBCOMMANDS
     from launch.main import VERBS
 
     check(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from launch.evaluate_animation import build_parser
+from launch.evaluation.animation import build_parser
 from launch.main import main
 from macedance.rendering.video import VideoWriter
 from macedance.vision.i3d import InceptionI3d

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from launch import keypoint_sources
-from launch.evaluate_cascade_inputs import read_pictures
+from launch.evaluation.cascade_inputs import read_pictures
 from launch.main import main
 from macedance.errors import DataError, DependencyError
 from macedance.metrics.protocol_result import read_protocol

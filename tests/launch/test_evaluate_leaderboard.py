@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from launch.evaluate_leaderboard import main
+from launch.evaluation.leaderboard import main
 from macedance.errors import ConfigError, DataError
 from macedance.metrics.protocol_result import ProtocolResult, write_protocol
 from macedance.metrics.published import published

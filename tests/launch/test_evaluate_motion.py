@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from launch import evaluate_motion, evaluate_motion_inputs, keypoint_sources
+from launch import keypoint_sources
+from launch.evaluation import motion as evaluate_motion
+from launch.evaluation import motion_inputs
 from launch.main import main
 from macedance.errors import DependencyError
 from macedance.metrics.protocol import read_protocol
@@ -352,7 +354,7 @@ def write_video(path: Path, frames: int, *, grey: int = 120, black: int = 0, fps
 def test_videos_are_judged_by_keypoints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(evaluate_motion_inputs, "keypoint_source", lambda *_: Swaying())
+    monkeypatch.setattr(motion_inputs, "keypoint_source", lambda *_: Swaying())
     ours, theirs = tmp_path / "ours", tmp_path / "true"
     for folder in (ours, theirs):
         folder.mkdir()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from launch.evaluate_study import main
+from launch.evaluation.study import main
 from macedance.errors import ConfigError, DataError
 from macedance.metrics.protocol_result import ProtocolResult, read_protocol, write_protocol
 from macedance.metrics.study_files import COLUMNS, StudyKey, Trial, read_key, write_key

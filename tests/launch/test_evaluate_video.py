@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import tiny_judges
 
-from launch import evaluate_video, keypoint_sources
+from launch import keypoint_sources
+from launch.evaluation import video as evaluate_video
 from launch.main import main
 from macedance.metrics.protocol_result import read_protocol
 from macedance.rendering import VideoWriter

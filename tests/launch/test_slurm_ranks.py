@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from callbacks.preemption import Preemption
-from launch import slurm
+from launch.cluster import slurm
 from launch.config_files import resolve_arguments
 from launch.training_cli import build_cli
 from macedance.errors import ConfigError, MaceDanceError, TransportError

@@ -13,11 +13,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from launch.cluster.checks import _gpus, checkpoint_bytes
+from launch.cluster.script import JobRequest, cluster_defaults, render, seconds_of
+from launch.cluster.submit import build_parser, build_request
 from launch.config_files import shipped_configs
 from launch.main import main
-from launch.submit import build_parser, build_request
-from launch.submit_checks import _gpus, checkpoint_bytes
-from launch.submit_script import JobRequest, cluster_defaults, render, seconds_of
 from macedance.errors import ConfigError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "submit"
@@ -46,7 +46,7 @@ CPU_CHAIN: dict[str, object] = {"nodes": 2, "array_chain": 3, "passed_on": ()}
 @pytest.mark.parametrize(("name", "values"), [("gpu.sbatch", GPU_JOB), ("cpu_chain.sbatch", CPU_CHAIN)])
 def test_the_script_is_the_golden_one(name: str, values: Mapping[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
     """After a change that is meant: MACEDANCE_UPDATE_GOLDEN=1."""
-    monkeypatch.setattr("launch.submit_script.Path.cwd", lambda: Path("/work folder"))
+    monkeypatch.setattr("launch.cluster.script.Path.cwd", lambda: Path("/work folder"))
     script = render(request_of(**values))
     golden = GOLDEN / name
     if os.environ.get("MACEDANCE_UPDATE_GOLDEN"):
@@ -282,7 +282,7 @@ def test_a_wrong_request_is_one_line(
 def test_no_space_for_the_checkpoints_is_said(
     tmp_path: Path, tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("launch.submit_checks.shutil.disk_usage", lambda path: SimpleNamespace(free=1_000_000))
+    monkeypatch.setattr("launch.cluster.checks.shutil.disk_usage", lambda path: SimpleNamespace(free=1_000_000))
     words = [*SMALL, "--nodes=2", f"--run_dir={tmp_path / 'run'}", f"--data.shards={tiny_corpus}", "--dry-run"]
     assert main(["submit", *words]) == 2
     assert "no space for 4 checkpoints of about" in capsys.readouterr().err
@@ -325,7 +325,7 @@ def sinfo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_what_the_partition_cannot_satisfy(sinfo: None, values: Mapping[str, object], expected: str) -> None:
-    from launch.submit_checks import Report, check_partition
+    from launch.cluster.checks import Report, check_partition
 
     with pytest.raises(ConfigError, match=re.escape(expected)):
         check_partition(request_of(**values), Report())
@@ -337,7 +337,7 @@ def test_what_the_partition_cannot_satisfy(sinfo: None, values: Mapping[str, obj
      {"nodes": 4, "mem": "500G"}],
 )  # fmt: skip
 def test_what_the_partition_can_satisfy(sinfo: None, values: Mapping[str, object]) -> None:
-    from launch.submit_checks import Report, check_partition
+    from launch.cluster.checks import Report, check_partition
 
     report = Report()
     check_partition(request_of(**values), report)
@@ -380,7 +380,7 @@ def test_a_wrong_cluster_file_is_named(text: str, expected: str, tmp_path: Path)
 
 
 def test_a_new_submission_has_all_its_restarts(tmp_path: Path) -> None:
-    from launch.submit import _keep
+    from launch.cluster.submit import _keep
 
     counter = tmp_path / "slurm" / "restarts-without-progress"
     counter.parent.mkdir()

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from launch.evaluate_motion_inputs import read_sets
-from launch.evaluate_output import check_outputs, hand_over
+from launch.evaluation.motion_inputs import read_sets
+from launch.evaluation.output import check_outputs, hand_over
 from launch.keypoint_sources import KEYPOINT_SOURCES
 from launch.options import Parser, add_json_option, positive_float, positive_int
 from macedance.errors import ConfigError

@@ -10,13 +10,16 @@ from macedance.errors import ConfigError
 
 #: what -> (module with ``main(arguments) -> exit code``, one line of help)
 SUBCOMMANDS: dict[str, tuple[str, str]] = {
-    "motion": ("launch.evaluate_motion", "dances against reference dances: distributions, beats, feet, smoothness"),
-    "video": ("launch.evaluate_video", "videos by themselves: VBench's six dimensions and what keeps them honest"),
-    "animation": ("launch.evaluate_animation", "videos against the true ones: FVD, KVD, SSIM, PSNR, LPIPS"),
-    "cascade": ("launch.evaluate_cascade", "what a video loses when it is driven by generated instead of true motion"),
-    "leaderboard": ("launch.evaluate_leaderboard", "our results beside the published ones, and which are comparable"),
-    "study": ("launch.evaluate_study", "a blind pairwise page for raters, and what their answers say"),
-    "weights": ("launch.evaluate_weights", "the networks that judge: licence, place, and whether they are there"),
+    "motion": ("launch.evaluation.motion", "dances against reference dances: distributions, beats, feet, smoothness"),
+    "video": ("launch.evaluation.video", "videos by themselves: VBench's six dimensions and what keeps them honest"),
+    "animation": ("launch.evaluation.animation", "videos against the true ones: FVD, KVD, SSIM, PSNR, LPIPS"),
+    "cascade": (
+        "launch.evaluation.cascade",
+        "what a video loses when it is driven by generated instead of true motion",
+    ),
+    "leaderboard": ("launch.evaluation.leaderboard", "our results beside the published ones, and which are comparable"),
+    "study": ("launch.evaluation.study", "a blind pairwise page for raters, and what their answers say"),
+    "weights": ("launch.evaluation.weights", "the networks that judge: licence, place, and whether they are there"),
 }
 
 _EXAMPLES = """\

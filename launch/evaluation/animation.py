@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launch.evaluate_output import check_outputs, hand_over
+from launch.evaluation.output import check_outputs, hand_over
 from launch.options import Parser, add_json_option, positive_int
 from macedance.errors import ConfigError, DataError
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from launch.cluster.script import CLUSTER_KEYS, JobRequest, cluster_defaults, render, seconds_of
 from launch.options import Parser, add_json_option, emit_json, say
-from launch.submit_script import CLUSTER_KEYS, JobRequest, cluster_defaults, render, seconds_of
 from macedance.errors import ConfigError, DependencyError
 
 _EPILOG = """\
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
             expected="a login node of the cluster",
             fix="run it there, or see the script with --dry-run",
         )
-    from launch.submit_checks import check_request
+    from launch.cluster.checks import check_request
 
     report = check_request(request)
     for line in report.notes:

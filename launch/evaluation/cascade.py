@@ -11,8 +11,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launch.evaluate_cascade_inputs import DEFAULT_RENDERER, make_renderer, read_cascade
-from launch.evaluate_output import check_outputs
+from launch.evaluation.cascade_inputs import DEFAULT_RENDERER, make_renderer, read_cascade
+from launch.evaluation.output import check_outputs
 from launch.keypoint_sources import KEYPOINT_SOURCES, best_keypoint_source, keypoint_source
 from launch.options import Parser, add_json_option, positive_float, positive_int, say
 from macedance.errors import ConfigError

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from launch.cluster.script import JobRequest, seconds_of
 from launch.options import check_writable, quiet_libraries
-from launch.submit_script import JobRequest, seconds_of
 from macedance.errors import ConfigError
 
 _SINFO = "%R|%P|%a|%l|%D|%c|%m|%G"

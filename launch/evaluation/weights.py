@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from launch.evaluate_output import check_outputs
+from launch.evaluation.output import check_outputs
 from launch.options import Parser, add_json_option, emit_json, say
 from macedance.errors import CheckpointError, ConfigError, MaceDanceError
 

@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from launch.evaluate_output import check_outputs, hand_over
-from launch.evaluate_video_inputs import (
+from launch.evaluation.output import check_outputs, hand_over
+from launch.evaluation.video_inputs import (
     AUTO,
     NONE,
     VideoSets,

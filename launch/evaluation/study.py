@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from launch.evaluate_output import check_outputs
+from launch.evaluation.output import check_outputs
 from launch.options import Parser, add_json_option, emit_json, positive_int, say
 from macedance.errors import ConfigError
 
