@@ -66,6 +66,23 @@ def test_files_stay_below_500_lines(package: str) -> None:
 
 
 @pytest.mark.parametrize("package", ALLOWED)
+def test_every_room_says_what_it_holds(package: str) -> None:
+    for folder in sorted({path.parent for path in python_files(package)}):
+        door = folder / "__init__.py"
+        assert door.exists(), folder
+        assert ast.get_docstring(ast.parse(door.read_text(encoding="utf-8"))), door
+
+
+def test_commands_of_several_modules_have_a_room() -> None:
+    """What is judged, and what knows SLURM, does not lie among the verbs; a verb's modules are found by its room."""
+    flat = sorted(path.name for path in (ROOT / "launch").glob("*.py"))
+    assert not [name for name in flat if name.startswith(("evaluate", "submit", "slurm"))]
+    told = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for folder in {path.parent for path in python_files("launch")} - {ROOT / "launch"}:
+        assert f"`launch/{folder.name}/`" in told, folder
+
+
+@pytest.mark.parametrize("package", ALLOWED)
 def test_packages_come_from_this_checkout(package: str) -> None:
     import importlib
 

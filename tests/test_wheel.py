@@ -54,5 +54,9 @@ def test_the_wheel_runs_from_an_empty_folder(tmp_path: Path, tiny_corpus: Path) 
          "--data.shards", str(tiny_corpus), "--trainer.fast_dev_run", "true"],
         empty, environment,
     )  # fmt: skip
+    assert "--reference" in run([command, "evaluate", "motion", "--help"], empty, environment).stdout
+    # The batch script's template is a file of the package.
+    submit = ["submit", "--config", "mace_motion_demo", "--data.shards", str(tiny_corpus), "--dry-run"]
+    assert run([command, *submit], empty, environment).stdout.startswith("#!/bin/bash")
     code = "from macedance.report.page import Page; print(Page('t').html('.')[:15])"
     assert "<!doctype html>" in run([str(python), "-c", code], empty, environment).stdout.lower()
