@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from macedance.motion.files import Motion
 
 FORMATS = ("npz", "bvh", "glb", "mp4")
+#: Width and height of a mannequin's mp4, pixels.
+DEFAULT_SIZE = 640
 _EXAMPLES = """\
 examples:
   macedance generate --music song.mp3 --model outputs/demo/model --out outputs/dance
@@ -59,8 +61,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--formats", default="npz,bvh,glb,mp4", help="comma-separated (default npz,bvh,glb,mp4)")
     parser.add_argument("--weights", choices=("auto", "ema", "raw"), default="auto", help="of a checkpoint")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
-    parser.add_argument("--renderer", choices=("auto", "egl", "software"), default="auto", help="draws the mp4")
-    parser.add_argument("--size", type=int, default=640, metavar="PX", help="width and height of the mp4 (default 640)")
+    parser.add_argument("--renderer", choices=("auto", "egl", "software"), help="draws the mp4 (default auto)")
+    parser.add_argument("--size", type=int, metavar="PX", help=f"width and height of the mp4 (default {DEFAULT_SIZE})")
     add_video_options(parser)
     add_json_option(parser)
     return parser
@@ -151,11 +153,12 @@ def main(arguments: Sequence[str]) -> int:
     positive_int("--num-dances", options.num_dances)
     if options.beta is not None and not 0 < options.beta <= 1:
         raise ConfigError(f"--beta is {options.beta}", expected="a number above 0 and at most 1")
-    if not 64 <= options.size <= 4096 or options.size % 2:
+    if options.size is not None and (not 64 <= options.size <= 4096 or options.size % 2):
         raise ConfigError(f"--size is {options.size}", expected="an even number of pixels from 64 to 4096")
     if (options.model is None) == (options.motion is None):
         raise ConfigError("what dances?", expected="either --model DIR or --motion FILE")
     check_video_options(options, formats)
+    options.renderer, options.size = options.renderer or "auto", options.size or DEFAULT_SIZE
     result = generate(options, formats)
     if options.json:
         emit_json(options.json, result)

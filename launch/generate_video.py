@@ -27,6 +27,8 @@ _ONLY_WITH_MODEL = (
     "lora", "lora_scale", "guidance", "video_steps", "prompt", "segment_frames", "known_frames", "offload", "precision",
     "encoders", "video_size", "driving", "person", "person_weights", "no_colour_match",
 )  # fmt: skip
+#: Options of the mannequin's drawing.
+_ONLY_MANNEQUIN = ("size", "renderer")
 #: Options that say nothing without a picture.
 _ONLY_WITH_IMAGE = ("appearance", "camera", *_ONLY_WITH_MODEL)
 
@@ -88,6 +90,11 @@ def check_video_options(options: argparse.Namespace, formats: Sequence[str]) -> 
         given = _given(options, _ONLY_WITH_MODEL)
         if given:
             raise ConfigError(f"{', '.join(given)} without a model of a person", fix="--appearance DIR")
+    elif given := _given(options, _ONLY_MANNEQUIN):
+        raise ConfigError(
+            f"{', '.join(given)} with --appearance: no mannequin is drawn, the model makes the video",
+            fix="leave it out; --video-size WxH is the size of the model's video",
+        )
     _size(options.video_size)
 
 

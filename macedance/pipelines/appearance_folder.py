@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from macedance.errors import CheckpointError, ConfigError
+from macedance.errors import CheckpointError
 from macedance.models.appearance_expert.network import AppearanceExpert, Precision
 from macedance.pipelines.appearance_config import FORMAT, AppearanceModelConfig
 from macedance.pipelines.appearance_lora import (
@@ -29,6 +28,7 @@ from macedance.pipelines.appearance_lora import (
 )
 from macedance.pipelines.checkpoint_content import CheckpointContent
 from macedance.pipelines.folder import check_weights
+from macedance.pipelines.new_folder import new_folder
 from macedance.pipelines.pretrained import TRANSFORMER, read_transformer
 
 CONFIG_FILE = "config.json"
@@ -126,15 +126,8 @@ def write_model_folder(
         CheckpointError: Weights of another architecture than the configuration's, or not finite.
     """
     out = Path(out)
-    if out.exists():
-        raise ConfigError("the output folder exists", where=out, fix="name another one, or remove it")
-    check_weights(tensors, where=out)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.writing-", dir=out.parent))
-    except OSError as error:
-        raise ConfigError(f"cannot write the model folder: {error.strerror}", where=out) from error
-    try:
+    with new_folder(out) as stage:
+        check_weights(tensors, where=out)
         _write_transformer(stage / TRANSFORMER, config, tensors, out)
         if lora is not None:
             (stage / LORA_FOLDER).mkdir()
@@ -144,14 +137,6 @@ def write_model_folder(
                 shutil.copytree(Path(encoders) / name, stage / name)  # type: ignore[arg-type]
         text = json.dumps(config.to_dict(), indent=2, allow_nan=False) + "\n"
         (stage / CONFIG_FILE).write_text(text, encoding="utf-8")
-        stage.chmod(0o755)  # mkdtemp makes private folders; ours is an ordinary one
-        stage.rename(out)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write the model folder: {error.strerror or error}", where=out, fix="free some space"
-        ) from error
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
     return out
 
 

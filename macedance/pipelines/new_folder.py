@@ -31,6 +31,8 @@ def new_folder(out: str | Path) -> Iterator[Path]:
         stage.chmod(0o755)  # mkdtemp makes private folders; ours is an ordinary one
         stage.rename(out)
     except OSError as error:
-        raise ConfigError(f"cannot write the folder: {error.strerror or error}", where=out) from error
+        raise ConfigError(
+            f"cannot write the folder: {error.strerror or error}", where=out, fix="free some space"
+        ) from error
     finally:
         shutil.rmtree(stage, ignore_errors=True)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from macedance.errors import CheckpointError, ConfigError
+from macedance.errors import CheckpointError
 from macedance.models.appearance_expert.video_vae import VideoVae
 from macedance.pipelines.checkpoint_content import CheckpointContent, Weights, holds_model, is_checkpoint_folder
 from macedance.pipelines.checkpoint_folder import find_checkpoint
 from macedance.pipelines.motion_weights import load_weights
+from macedance.pipelines.new_folder import new_folder
 from macedance.pipelines.whole_checkpoint import read_checkpoint
 
 FORMAT, SCHEMA = "macedance-video-vae", 1
@@ -93,25 +92,12 @@ def export_vae(checkpoint: Path, out: str | Path, which: Weights = "auto") -> Pa
         CheckpointError: The checkpoint is missing, damaged or of another model.
     """
     out = Path(out)
-    if out.exists():
-        raise ConfigError("the output folder exists", where=out, fix="name another one, or remove it")
-    content = read_vae_checkpoint(checkpoint, which)
-    network = VideoVae(**content.ours["config"]["network"]["init_args"])
-    _load(network, content.weights(which), content.path)
-    network.vae.register_to_config(**network.final_config())
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.writing-", dir=out.parent))
-    except OSError as error:
-        raise ConfigError(f"cannot write the autoencoder: {error.strerror}", where=out) from error
-    try:
+    with new_folder(out) as stage:
+        content = read_vae_checkpoint(checkpoint, which)
+        network = VideoVae(**content.ours["config"]["network"]["init_args"])
+        _load(network, content.weights(which), content.path)
+        network.vae.register_to_config(**network.final_config())
         network.vae.save_pretrained(str(stage), safe_serialization=True)
-        stage.chmod(0o755)  # mkdtemp makes private folders; ours is an ordinary one
-        stage.rename(out)
-    except OSError as error:
-        raise ConfigError(f"cannot write the autoencoder: {error.strerror or error}", where=out) from error
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
     return out
 
 

@@ -32,7 +32,8 @@ COCO_17: tuple[str, ...] = (
     "nose", "leye", "reye", "lear", "rear", "lshoulder", "rshoulder", "lelbow", "relbow", "lwrist", "rwrist", "lhip",
     "rhip", "lknee", "rknee", "lankle", "rankle",
 )  # fmt: skip
-_COCO_ROWS = [BODY_20.index(name) for name in COCO_17]
+#: Their rows in BODY_20.
+COCO_ROWS = [BODY_20.index(name) for name in COCO_17]
 #: Tip between the big and the small toe, from the ball of the foot.
 _TOE_TIP_M = np.array([0.0, -0.01, 0.065])
 #: An ear is still seen from in front, at the edge of the head: what faces away further than this is hidden.
@@ -56,7 +57,7 @@ class BodyPoints:
 
     def coco(self) -> tuple[np.ndarray, np.ndarray]:
         """COCO's points (T, 17, 3), and the directions (T, 5, 3) in which those of the face, the first ones, look."""
-        return self.body[:, _COCO_ROWS], self.normals[:, _COCO_ROWS[: len(_FACE)]]
+        return self.body[:, COCO_ROWS], self.normals[:, COCO_ROWS[: len(_FACE)]]
 
 
 def body_points(dance: Dance) -> BodyPoints:

@@ -11,17 +11,12 @@ from typing import Protocol
 import numpy as np
 
 from macedance.errors import DataError
+from macedance.rendering.body_points import COCO_ROWS
 from macedance.rendering.pose_drawing import BODY_20, MIN_CONFIDENCE
 from macedance.vision.keypoints import VideoKeypoints
 from macedance.vision.pictures import fit_picture
 from macedance.vision.video import Video
 
-#: Names of COCO's 17 in the words of BODY_20.
-COCO_17: tuple[str, ...] = (
-    "nose", "leye", "reye", "lear", "rear", "lshoulder", "rshoulder", "lelbow", "relbow", "lwrist", "rwrist", "lhip",
-    "rhip", "lknee", "rknee", "lankle", "rankle",
-)  # fmt: skip
-_COCO_ROWS = [BODY_20.index(name) for name in COCO_17]
 _NECK, _SHOULDERS = BODY_20.index("neck"), [BODY_20.index("lshoulder"), BODY_20.index("rshoulder")]
 _HIPS = [BODY_20.index("lhip"), BODY_20.index("rhip")]
 #: Air round a person's points, as a share of their height: hair, fingers, shoes.
@@ -54,7 +49,7 @@ def body_from_coco(coco_TK3: np.ndarray) -> np.ndarray:
     """BODY_20 (..., 20, 3) of COCO's keypoints (..., 17, 3): the neck between the shoulders, no toes."""
     coco_TK3 = np.asarray(coco_TK3)
     body = np.zeros((*coco_TK3.shape[:-2], len(BODY_20), 3), dtype=coco_TK3.dtype)
-    body[..., _COCO_ROWS, :] = coco_TK3
+    body[..., COCO_ROWS, :] = coco_TK3
     shoulders = body[..., _SHOULDERS, :]
     body[..., _NECK, :2] = shoulders[..., :2].mean(axis=-2)
     body[..., _NECK, 2] = shoulders[..., 2].min(axis=-1)
@@ -63,7 +58,7 @@ def body_from_coco(coco_TK3: np.ndarray) -> np.ndarray:
 
 def coco_from_body(body_TK3: np.ndarray, width: int, height: int) -> np.ndarray:
     """COCO's keypoints (..., 17, 3) of BODY_20 (..., 20, 3); confidence 0 outside a picture of this size."""
-    coco = np.array(np.asarray(body_TK3)[..., _COCO_ROWS, :])
+    coco = np.array(np.asarray(body_TK3)[..., COCO_ROWS, :])
     inside = (coco[..., :2] >= 0).all(axis=-1) & (coco[..., :2] < (width, height)).all(axis=-1)
     coco[..., 2] *= inside
     return coco

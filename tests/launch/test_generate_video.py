@@ -172,6 +172,8 @@ MODEL = ("--appearance", "{things}/appearance")
         (["--image", "{things}/none.png", "--appearance", "{things}/appearance"], "picture cannot be read"),
         (["--image", "{things}/my song.wav", "--appearance", "{things}/appearance"], "no picture"),
         ([*IMAGE, *MODEL, "--video-size", "48"], "--video-size"),
+        ([*IMAGE, *MODEL, "--size", "640", "--renderer", "software"], "--size, --renderer with --appearance"),
+        ([*IMAGE, *MODEL, "--size", "63"], "an even number of pixels"),
         ([*IMAGE, *MODEL, "--video-size", "50x30"], "48 x 32"),
         ([*IMAGE, *MODEL, "--lora-scale", ".5"], "no low-rank"),
         ([*IMAGE, *MODEL, "--lora", "{things}/me.png:0.5"], "adapters"),

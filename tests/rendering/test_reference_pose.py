@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from macedance.errors import ConfigError, DataError
 from macedance.motion.files import Motion
+from macedance.rendering.body_points import COCO_17
 from macedance.rendering.mesh_driver import MeshDriver
 from macedance.rendering.pose_drawing import BODY_20
 from macedance.rendering.projector import DrivingRenderer, PoseProjector
 from macedance.rendering.reference_pose import (
-    COCO_17,
     body_from_coco,
     coco_from_body,
     find_person,
