@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 #: Options that a mannequin cannot follow.
 _ONLY_WITH_MODEL = (
-    "lora", "lora_scale", "guidance", "video_steps", "prompt", "segment_frames", "known_frames", "offload", "precision",
-    "encoders", "video_size", "driving", "person", "person_weights", "no_colour_match",
+    "lora", "lora_scale", "guidance", "video_steps", "video_sampler", "prompt", "negative_prompt", "segment_frames",
+    "known_frames", "offload", "precision", "encoders", "video_size", "driving", "person", "person_weights",
+    "no_colour_match",
 )  # fmt: skip
 #: Options of the mannequin's drawing.
 _ONLY_MANNEQUIN = ("size", "renderer")
@@ -48,7 +49,13 @@ def add_video_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--encoders", metavar="DIR", help="the frozen encoders, where the model's folder has none")
     group.add_argument("--prompt", help="what is to be seen (default: a person is dancing)")
     group.add_argument("--video-steps", type=int, metavar="N", help="sampling steps (default: the model's own)")
+    group.add_argument(
+        "--video-sampler",
+        choices=("euler", "unipc"),
+        help="default: the model's own, unipc for Wan-Animate",
+    )
     group.add_argument("--guidance", type=float, metavar="W", help="classifier-free guidance (default 1: none)")
+    group.add_argument("--negative-prompt", help="what guidance leads away from (default: the empty prompt)")
     group.add_argument(
         "--lora", action="append", metavar="FILE[:SCALE]", help="further adapters, as for few steps; several times"
     )
@@ -237,6 +244,8 @@ class VideoMaker:
                 "known_frames": options.known_frames,
                 "match_colours": False if options.no_colour_match else None,
                 "prompt": options.prompt,
+                "sampler": options.video_sampler,
+                "negative_prompt": options.negative_prompt,
             }.items()
             if value is not None
         }

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ from macedance.errors import ConfigError
 #: The networks are told the noise level times this.
 TIMESTEPS = 1000.0
 Weighting = Literal["uniform", "bell"]
+#: How velocities become data: steps straight along them, or UniPC, which takes the step before into account.
+FlowSampler = Literal["euler", "unipc"]
 
 _TRAINING_STREAM = 3
 _SAMPLING_STREAM = 4
@@ -88,20 +90,59 @@ class FlowMatching:
         noise_BCTHW: Tensor,
         num_steps: int,
         progress: Callable[[int, int], None] | None = None,
+        sampler: FlowSampler = "euler",
     ) -> Tensor:
-        """Data from noise by Euler steps along the predicted velocity.
+        """Data from noise along the predicted velocity.
 
         Args:
             velocity: Called with (x_t, sigma (B,)); predicts noise - x0.
             noise_BCTHW: Standard normal, at which the path starts.
             num_steps: Calls of the network.
             progress: Told (steps done, steps in all).
+            sampler: ``euler``: steps along the velocity between `levels`. ``unipc``: UniPC of order 2 with a corrector
+                (Zhao et al., NeurIPS 2023, B2(h)) at diffusers' noise levels, as Wan-Animate is released: the first is
+                a millionth below 1, the last above 0, and the network is told the timestep's whole part.
+
+        Raises:
+            ConfigError: Less than one step, or an unknown sampler.
         """
+        if sampler == "unipc":
+            return self._unipc(velocity, noise_BCTHW, num_steps, progress)
+        if sampler != "euler":
+            raise ConfigError(f"unknown sampler {sampler!r}", expected=" or ".join(get_args(FlowSampler)))
         x = noise_BCTHW
         levels = self.levels(num_steps)
         for step, (sigma, following) in enumerate(pairwise(levels)):
             v = velocity(x, torch.full((len(x),), sigma, device=x.device, dtype=torch.float32))
             x = x + (following - sigma) * v.to(x.dtype)
+            if progress is not None:
+                progress(step + 1, num_steps)
+        return x
+
+    def _unipc(
+        self,
+        velocity: Callable[[Tensor, Tensor], Tensor],
+        noise_BCTHW: Tensor,
+        num_steps: int,
+        progress: Callable[[int, int], None] | None,
+    ) -> Tensor:
+        """`sample` by diffusers' solver, whose state belongs to this call alone."""
+        from diffusers import UniPCMultistepScheduler
+
+        if num_steps < 1:
+            raise ConfigError(f"{num_steps} sampling steps", expected="1 or more")
+        solver: Any = UniPCMultistepScheduler(
+            num_train_timesteps=int(TIMESTEPS),
+            prediction_type="flow_prediction",
+            use_flow_sigmas=True,
+            flow_shift=self.shift,
+        )
+        solver.set_timesteps(num_steps, device=noise_BCTHW.device)
+        solver.set_begin_index(0)  # or it would look for the timestep, of which there are two alike in many steps
+        x = noise_BCTHW
+        for step, timestep in enumerate(solver.timesteps):
+            v = velocity(x, (timestep.float() / TIMESTEPS).expand(len(x)))
+            x = solver.step(v.to(x.dtype), timestep, x, return_dict=False)[0]
             if progress is not None:
                 progress(step + 1, num_steps)
         return x

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from torch import nn
 
-from macedance.diffusion.flow_matching import FlowMatching
+from macedance.diffusion.flow_matching import FlowMatching, FlowSampler
 from macedance.errors import CheckpointError, ConfigError
 from macedance.models.appearance_expert.geometry import LatentGeometry
 from macedance.models.appearance_expert.network import AppearanceExpert, whole_arguments
 
 FORMAT, SCHEMA = "macedance-appearance", 1
 NETWORK_CLASS = "macedance.models.appearance_expert.network.AppearanceExpert"
+#: What stood for a dropped prompt in training: the embedding of the empty one, or zeros.
+DroppedText = Literal["empty_prompt", "zeros"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,9 @@ class AppearanceModelConfig:
         num_steps: Sampling steps, where nothing else is asked for.
         encoders: Identity of the frozen encoders that it was trained with, by name.
         sample_weights: Which weights of a checkpoint to sample with, ``ema`` or ``raw``.
+        sampler: ``euler`` or ``unipc``, where nothing else is asked for; models from before it was told have ``euler``.
+        dropped_text: What stood for a dropped prompt in training, which guidance leads away from; models from before it
+            was told had ``zeros``.
     """
 
     transformer: dict[str, Any]
@@ -45,6 +50,8 @@ class AppearanceModelConfig:
     num_steps: int = 20
     encoders: dict[str, str] = field(default_factory=dict)
     sample_weights: str = "ema"
+    sampler: FlowSampler = "euler"
+    dropped_text: DroppedText = "empty_prompt"
 
     @property
     def geometry(self) -> LatentGeometry:
@@ -70,6 +77,8 @@ class AppearanceModelConfig:
             "steps": self.num_steps,
             "encoders": dict(self.encoders),
             "sample_weights": self.sample_weights,
+            "sampler": self.sampler,
+            "dropped_text": self.dropped_text,
         }
 
     @classmethod
@@ -108,6 +117,8 @@ class AppearanceModelConfig:
                 num_steps=int(values["steps"]),
                 encoders={str(name): str(value) for name, value in dict(values.get("encoders") or {}).items()},
                 sample_weights="raw" if values.get("sample_weights") == "raw" else "ema",
+                sampler=values.get("sampler", "euler"),
+                dropped_text=values.get("dropped_text", "zeros"),
             )
             config.check()
         except (KeyError, TypeError, ValueError) as error:
@@ -127,6 +138,9 @@ class AppearanceModelConfig:
                 f"{self.num_steps} steps, {self.known_frames} known of {self.frames} frames",
                 expected="1 step or more, and fewer known frames than frames",
             )
+        for name, kinds in (("sampler", FlowSampler), ("dropped_text", DroppedText)):
+            if getattr(self, name) not in get_args(kinds):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}", expected=" or ".join(get_args(kinds)))
         self.geometry.check(self.frames, *self.size)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from macedance.diffusion.flow_matching import FlowMatching
 from macedance.errors import CheckpointError, ConfigError
 from macedance.models.appearance_expert.encoder_files import IMAGE, PROCESSOR, TEXT, TOKENIZER, VAE
 from macedance.models.appearance_expert.encoders import AppearanceEncoders, model_folder
@@ -22,6 +23,9 @@ from macedance.pipelines.appearance_folder import (
     write_model_folder,
 )
 from macedance.pipelines.appearance_lora import LoraWeights, read_lora
+
+#: Subfolder of diffusers' scheduler.
+SCHEDULER = "scheduler"
 
 
 @dataclass(frozen=True)
@@ -110,21 +114,44 @@ def check_encoders(encoders: AppearanceEncoders, network: AppearanceExpert, conf
 
 
 def released_config(folder: Path) -> AppearanceModelConfig:
-    """Wan-Animate as it was released: 30 fps, segments of 77 frames, 20 steps, a shift of 5.
+    """Wan-Animate as it was released: 30 fps, segments of 77 frames, 20 steps of UniPC, a shift of 5.
+
+    Where the folder has ``scheduler/scheduler_config.json``, its sampler and shift are taken.
 
     Raises:
-        CheckpointError: Configurations that are missing or damaged.
+        CheckpointError: Configurations that are missing or damaged, or a scheduler that is not one of a flow.
     """
     transformer, vae = (_json(folder / name / "config.json") for name in ("transformer", VAE))
     arguments = {key: value for key, value in transformer.items() if not key.startswith("_")}
     factors = ("z_dim", "scale_factor_spatial", "scale_factor_temporal")
     defaults = {"z_dim": 16, "scale_factor_spatial": 8, "scale_factor_temporal": 4}
     try:
-        config = AppearanceModelConfig(arguments, {name: int(vae.get(name, defaults[name])) for name in factors})
+        config = AppearanceModelConfig(
+            arguments,
+            {name: int(vae.get(name, defaults[name])) for name in factors},
+            **_released_sampling(folder / SCHEDULER / "scheduler_config.json"),
+        )
         config.check()
     except (ConfigError, TypeError, ValueError) as error:
         raise CheckpointError(f"the model's configuration makes no sense: {error}", where=folder) from error
     return config
+
+
+def _released_sampling(path: Path) -> dict[str, Any]:
+    """Sampler and noise levels of diffusers' scheduler; Wan-Animate's own where there is no such file."""
+    told = _json(path) if path.is_file() else {}
+    kind = told.get("_class_name", "UniPCMultistepScheduler")
+    if kind == "UniPCMultistepScheduler":
+        if told and (told.get("prediction_type"), told.get("use_flow_sigmas")) != ("flow_prediction", True):
+            raise CheckpointError("the scheduler is not one of a flow", where=path, expected="use_flow_sigmas: true")
+        return {"sampler": "unipc", "flow": FlowMatching(float(told.get("flow_shift", 5.0)))}
+    if kind == "FlowMatchEulerDiscreteScheduler":
+        return {"sampler": "euler", "flow": FlowMatching(float(told.get("shift", 1.0)))}
+    raise CheckpointError(
+        f"the scheduler is a {kind}",
+        where=path,
+        expected="UniPCMultistepScheduler, with which Wan-Animate is released, or FlowMatchEulerDiscreteScheduler",
+    )
 
 
 def write_pretrained(

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from macedance.diffusion.flow_matching import FlowMatching, sampling_noise
+from macedance.diffusion.flow_matching import FlowMatching, FlowSampler, sampling_noise
 from macedance.diffusion.guidance import evaluation_mode
 from macedance.errors import NumericsError
 from macedance.models.appearance_expert.conditions import Conditions
@@ -36,12 +36,14 @@ class Told:
         reference: Its latents (1, z, 1, h, w).
         features: Its features (1, M, D), or None.
         text: Embedding (1, N, D) of the prompt.
+        away: Embedding (1, N, D) that guidance leads away from; None: zeros.
     """
 
     image: Tensor
     reference: Tensor
     features: Tensor | None
     text: Tensor
+    away: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -79,19 +81,21 @@ class SegmentSampler:
         self.network, self.encoders, self.flow, self.memory = network, encoders, flow, memory
 
     @torch.no_grad()
-    def tell(self, picture_HW3: np.ndarray, prompt: str) -> Told:
-        """Encode the reference picture (H, W, 3) uint8 and the prompt, once for a video."""
+    def tell(self, picture_HW3: np.ndarray, prompt: str, away_from: str | None = None) -> Told:
+        """Encode the reference picture (H, W, 3) uint8, the prompt and the one to lead away from, once for a video."""
         image = as_pixels(picture_HW3[None])[:, :, 0]
         encoders, device = self.encoders, self.memory.device
         with self.memory.using(encoders.text_encoder):
+            # One by one: together they would be rounded otherwise, and the prompt's would depend on the other.
             text = encoders.text([prompt]).to(device)
+            away = None if away_from is None else encoders.text([away_from]).to(device)
         features = None
         if encoders.image_encoder is not None:
             with self.memory.using(encoders.image_encoder):
                 features = encoders.image_features(image)
         with self.memory.using(encoders.codec):
             reference = encoders.reference(image).to(device)
-        return Told(image, reference, None if features is None else features.to(device), text)
+        return Told(image, reference, None if features is None else features.to(device), text, away)
 
     @torch.no_grad()
     def sample(
@@ -103,6 +107,7 @@ class SegmentSampler:
         num_steps: int,
         guidance_scale: float = 1.0,
         progress: StepProgress | None = None,
+        sampler: FlowSampler = "euler",
     ) -> Tensor:
         """A segment's pixels (3, T, H, W), float32, on the CPU.
 
@@ -111,10 +116,11 @@ class SegmentSampler:
             driving_THW3: uint8; as many frames as whole latent frames hold.
             known_13KHW: The segment's first frames, in [-1, 1], or None.
             noise: Gives standard normal of the latents' shape (1, z, 1 + t, h, w), on the CPU.
-            num_steps: Euler steps.
-            guidance_scale: 1: the network is called once a step, as Wan-Animate is; above: away from no text and no
-                face by classifier-free guidance (Ho & Salimans, 2022, eq. 6, in Imagen's form), at twice the cost.
+            num_steps: Sampling steps.
+            guidance_scale: 1: the network is called once a step, as Wan-Animate is; above: away from another text and
+                no face by classifier-free guidance (Ho & Salimans, 2022, eq. 6, in Imagen's form), at twice the cost.
             progress: Told after each step.
+            sampler: See FlowMatching.sample.
 
         Raises:
             ConfigError: Pixels or frames that do not come out even.
@@ -137,10 +143,11 @@ class SegmentSampler:
         start = noise((1, pose.shape[1], 1 + pose.shape[2], *pose.shape[3:])).to(device)
         with self.memory.using(self.network), evaluation_mode(self.network):
             latents = self.flow.sample(
-                self._velocity(conditions, guidance_scale),
+                self._velocity(conditions, guidance_scale, told.away),
                 start,
                 num_steps,
                 None if progress is None else lambda done, _: progress(done),
+                sampler,
             )
         if not bool(torch.isfinite(latents).all()):
             raise NumericsError(
@@ -150,10 +157,12 @@ class SegmentSampler:
         with self.memory.using(encoders.codec):
             return encoders.codec.decode(latents[:, :, 1:])[0].cpu()
 
-    def _velocity(self, conditions: Conditions, scale: float) -> Callable[[Tensor, Tensor], Tensor]:
+    def _velocity(
+        self, conditions: Conditions, scale: float, away_from: Tensor | None
+    ) -> Callable[[Tensor, Tensor], Tensor]:
         if scale == 1.0:
             return lambda x, sigma: self.network(x, sigma, conditions)
-        without = conditions.dropped(torch.ones(1, dtype=torch.bool))
+        without = conditions.dropped(torch.ones(1, dtype=torch.bool), away_from)
 
         def guided(x: Tensor, sigma: Tensor) -> Tensor:
             away = self.network(x, sigma, without).float()

@@ -310,7 +310,7 @@ class MotionToVideo:
     ) -> Iterator[np.ndarray]:
         self._set_adapters(settings.lora_scale)
         steps = settings.num_steps
-        told = self._sampler.tell(image, settings.prompt)
+        told = self._sampler.tell(image, settings.prompt, self._away_from(settings))
         keeper = ColourKeeper(as_pixels(image[None])[0, :, 0]) if settings.match_colours else None
         before: torch.Tensor | None = None  # the last frames that were shown, (3, k, H, W)
         for segment, pictures in driving_segments(driving, segments):
@@ -323,6 +323,7 @@ class MotionToVideo:
                 steps,
                 settings.guidance_scale,
                 _after(progress, segment.number * steps, len(segments) * steps),
+                settings.sampler,
             )[:, : segment.known + segment.shown]
             shown = pixels[:, segment.known :] if keeper is None else keeper.corrected(pixels, given)
             before = shown if before is None else torch.cat([before, shown], dim=1)
@@ -359,6 +360,8 @@ class MotionToVideo:
             "known_frames": told.known_frames,
             "match_colours": told.match_colours,
             "prompt": told.prompt,
+            "sampler": told.sampler,
+            "negative_prompt": self._away_from(told),
         }
 
     def reference_image(self, motion: Danced) -> np.ndarray:
@@ -427,6 +430,13 @@ class MotionToVideo:
 
     def _complete(self, choices: Mapping[str, Any]) -> CompleteSettings:
         return self.video_settings.chosen(choices).completed(self.config, self.lora is not None)
+
+    def _away_from(self, settings: CompleteSettings) -> str | None:
+        """The prompt that guidance leads away from; None: no text at all, or no guidance."""
+        if settings.guidance_scale == 1:
+            return None
+        untold = not settings.negative_prompt and self.config.dropped_text == "zeros"
+        return None if untold else settings.negative_prompt
 
     def _set_adapters(self, scale: float) -> None:
         scales = {**({} if self.lora is None else {OWN_LORA: scale}), **self._extra}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from macedance.diffusion.flow_matching import FlowSampler
 from macedance.errors import ConfigError
 from macedance.models.appearance_expert.network import Precision
 from macedance.pipelines.appearance_memory import Offload
@@ -25,6 +26,8 @@ def appearance_expert(
     known_frames: int | None = None,
     match_colours: bool = True,
     prompt: str = DEFAULT_PROMPT,
+    sampler: FlowSampler | None = None,
+    negative_prompt: str = "",
 ) -> MotionToVideo:
     """An Appearance Expert from a model folder and plain values.
 
@@ -43,6 +46,8 @@ def appearance_expert(
         known_frames: That each segment goes on from.
         match_colours: Correct colours that wander.
         prompt: What the text encoder is told.
+        sampler: ``euler`` or ``unipc``.
+        negative_prompt: What guidance leads away from.
 
     Raises:
         CheckpointError: As of `MotionToVideo.from_pretrained`.
@@ -60,6 +65,8 @@ def appearance_expert(
         known_frames,
         match_colours,
         prompt,
+        sampler,
+        negative_prompt,
     )
     return MotionToVideo.from_pretrained(
         folder, device=device, encoders=encoders, offload=offload, precision=precision, settings=settings

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
+from macedance.diffusion.flow_matching import FlowSampler
 from macedance.errors import ConfigError
 from macedance.pipelines.appearance_config import AppearanceModelConfig
 from macedance.pipelines.appearance_segments import plan_segments
@@ -29,6 +30,9 @@ class VideoSettings:
         known_frames: That each segment but the first goes on from; None: as many as the model was trained with.
         match_colours: Correct colours that wander from segment to segment (appearance_colours.py).
         prompt: What the text encoder is told.
+        sampler: ``euler`` or ``unipc``; None: the model's own.
+        negative_prompt: What guidance leads away from, where there is any; empty: what training showed in place of a
+            dropped prompt, which is the empty prompt, as Wan-Animate is sampled.
     """
 
     size: tuple[int, int] | None = None
@@ -40,6 +44,8 @@ class VideoSettings:
     known_frames: int | None = None
     match_colours: bool = True
     prompt: str = DEFAULT_PROMPT
+    sampler: FlowSampler | None = None
+    negative_prompt: str = ""
 
     def chosen(self, choices: Mapping[str, Any]) -> VideoSettings:
         """These settings with what a call says otherwise; None says nothing.
@@ -70,6 +76,11 @@ class VideoSettings:
                 f"guidance_scale {self.guidance_scale}, lora_scale {self.lora_scale}",
                 expected="guidance of 1 or more, a finite scale",
             )
+        if self.negative_prompt and self.guidance_scale == 1:
+            raise ConfigError(
+                "negative_prompt without guidance: nothing would be led away from it",
+                expected="a guidance_scale above 1",
+            )
         if self.lora_scale != 1.0 and not has_lora:
             raise ConfigError(
                 f"lora_scale is {self.lora_scale}, the model has no low-rank adapters of its own",
@@ -77,6 +88,9 @@ class VideoSettings:
             )
         if self.camera not in get_args(CameraKind):
             raise ConfigError(f"unknown camera {self.camera!r}", expected=" or ".join(get_args(CameraKind)))
+        sampler = self.sampler or config.sampler
+        if sampler not in get_args(FlowSampler):
+            raise ConfigError(f"unknown sampler {sampler!r}", expected=" or ".join(get_args(FlowSampler)))
         size = self.size or config.size
         config.geometry.check(1, *size)
         frames = config.frames if self.segment_frames is None else self.segment_frames
@@ -94,6 +108,8 @@ class VideoSettings:
             known,
             self.match_colours,
             self.prompt,
+            sampler,
+            self.negative_prompt,
         )
 
 
@@ -110,3 +126,5 @@ class CompleteSettings:
     known_frames: int
     match_colours: bool
     prompt: str
+    sampler: FlowSampler
+    negative_prompt: str

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from macedance.diffusion.flow_matching import FlowMatching, draw_flow, sampling_noise
+from macedance.diffusion.flow_matching import FlowMatching, FlowSampler, draw_flow, sampling_noise
 from macedance.errors import ConfigError
 
 
@@ -28,14 +28,44 @@ def test_the_levels_are_those_of_the_published_scheduler(shift: float) -> None:
     assert torch.allclose(torch.tensor(FlowMatching(shift).levels(steps)), expected.to(torch.float32), atol=1e-6)
 
 
+@pytest.mark.parametrize("sampler", ["euler", "unipc"])
 @pytest.mark.parametrize("num_steps", [1, 2, 16])
-def test_sampling_with_the_true_velocity_gives_the_data_back(num_steps: int) -> None:
+def test_sampling_with_the_true_velocity_gives_the_data_back(num_steps: int, sampler: FlowSampler) -> None:
     flow = FlowMatching(shift=3.0)
     x0, noise = torch.randn(2, 3, 2, 4, 4), torch.randn(2, 3, 2, 4, 4)
     told: list[tuple[int, int]] = []
-    found = flow.sample(lambda x, s: noise - x0, noise, num_steps, lambda a, b: told.append((a, b)))
+    found = flow.sample(lambda x, s: noise - x0, noise, num_steps, lambda a, b: told.append((a, b)), sampler)
     assert torch.allclose(found, x0, atol=1e-5)
+    assert len(told) == num_steps
     assert told[-1] == (num_steps, num_steps)
+
+
+def test_unipc_needs_fewer_steps_than_euler() -> None:
+    """Data of standard deviation s: the velocity is known, and the path ends at s times the noise."""
+    flow, s = FlowMatching(shift=5.0), 2.0
+    noise = torch.randn(1, 1000, generator=torch.Generator().manual_seed(0))
+
+    def velocity(x: torch.Tensor, sigma_B: torch.Tensor) -> torch.Tensor:
+        sigma = sigma_B.view(-1, 1)
+        return x * (sigma - (1 - sigma) * s**2) / ((1 - sigma) ** 2 * s**2 + sigma**2)
+
+    def error(steps: int, sampler: FlowSampler) -> float:
+        return float((flow.sample(velocity, noise, steps, sampler=sampler) - s * noise).abs().mean())
+
+    for steps in (8, 20):
+        assert error(steps, "unipc") < 0.3 * error(steps, "euler")
+
+
+def test_unipc_takes_many_steps_and_refuses_none() -> None:
+    flow = FlowMatching(shift=5.0)
+    noise = torch.randn(1, 4)
+    # So many that two of them have one timestep.
+    found = flow.sample(lambda x, s: noise, noise, 1500, sampler="unipc")
+    assert torch.allclose(found, torch.zeros(1, 4), atol=1e-4)
+    with pytest.raises(ConfigError, match="0 sampling steps"):
+        flow.sample(lambda x, s: noise, noise, 0, sampler="unipc")
+    with pytest.raises(ConfigError, match="unknown sampler 'heun'"):
+        flow.sample(lambda x, s: noise, noise, 2, sampler="heun")  # type: ignore[arg-type]
 
 
 def test_weights_of_the_bell_have_mean_one_and_its_shape() -> None:

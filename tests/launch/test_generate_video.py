@@ -147,12 +147,14 @@ def test_every_option_arrives(things: Path, tmp_path: Path, capsys: Any) -> None
         "--formats", "mp4", "--video-steps", "3", "--guidance", "2", "--prompt", "rain", "--video-size", "48x32",
         "--camera", "follow", "--driving", "mesh", "--person", "off", "--segment-frames", "5", "--known-frames", "2",
         "--no-colour-match", "--offload", "blocks", "--precision", "float32", "--json", "--device", "cpu",
+        "--negative-prompt", "snow", "--video-sampler", "unipc",
     ]  # fmt: skip
     assert generate(things, tmp_path / "out", *with_image(things, *options)) == 0
     told = capsys.readouterr()
     assert json.loads(told.out)["videos"][0]["settings"] == {
         "size": [48, 32], "camera": "follow", "driving": "MeshDriver", "steps": 3, "lora_scale": None, "adapters": {},
         "guidance_scale": 2.0, "segment_frames": 5, "known_frames": 2, "match_colours": False, "prompt": "rain",
+        "negative_prompt": "snow", "sampler": "unipc",
     }  # fmt: skip
     assert "nobody looks" not in told.err
 
@@ -178,6 +180,7 @@ MODEL = ("--appearance", "{things}/appearance")
         ([*IMAGE, *MODEL, "--lora-scale", ".5"], "no low-rank"),
         ([*IMAGE, *MODEL, "--lora", "{things}/me.png:0.5"], "adapters"),
         ([*IMAGE, *MODEL, "--video-steps", "0"], "0 sampling"),
+        ([*IMAGE, *MODEL, "--negative-prompt", "rain"], "negative_prompt without guidance"),
         ([*IMAGE, *MODEL, "--person", "vitpose"], "no weights"),
         (["--genre", "house"], "--genre with --motion"),
         (["--model", "{things}/dancer"], "either --model DIR or --motion FILE"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from macedance.models.appearance_expert.codec import LatentCodec
 from macedance.models.appearance_expert.encoders import AppearanceEncoders
 from macedance.motion.files import JointClip, Motion
 from macedance.pipelines.appearance_config import AppearanceModelConfig
+from macedance.pipelines.appearance_folder import read_config
+from macedance.pipelines.appearance_pretrained import released_config
 from macedance.pipelines.motion_to_video import MotionToVideo
 from macedance.pipelines.renderers import appearance_expert
 from macedance.pipelines.video_settings import VideoSettings
@@ -52,13 +56,7 @@ def toy() -> MotionToVideo:
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, MotionToVideo]:
     """diffusers' pipeline of a toy with Wan's factors, and ours with the same weights."""
-    from diffusers import FlowMatchEulerDiscreteScheduler, WanAnimatePipeline
-
-    class EvenEuler(FlowMatchEulerDiscreteScheduler):
-        """Noise levels that are even before the shift, down to 0, as Wan's own code has them."""
-
-        def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:  # type: ignore[override]
-            super().set_timesteps(sigmas=np.linspace(1, 0, num_inference_steps + 1)[:-1], device=device)
+    from diffusers import UniPCMultistepScheduler, WanAnimatePipeline
 
     folder = tmp_path_factory.mktemp("wan")
     tiny.write_text_encoder(folder)
@@ -69,17 +67,48 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, MotionToVi
     encoders = AppearanceEncoders.from_folder(folder, face_size=16, with_image=True)
     clip, text = encoders.image_encoder, encoders.text_encoder
     assert clip is not None
-    theirs = WanAnimatePipeline(
-        text.tokenizer, text.encoder, encoders.codec.vae, EvenEuler(shift=5.0), clip.processor, clip.encoder,
-        network.transformer,
+    theirs: Any = WanAnimatePipeline(
+        text.tokenizer, text.encoder, encoders.codec.vae,
+        UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0),
+        clip.processor, clip.encoder, network.transformer,
     )  # fmt: skip
     theirs.set_progress_bar_config(disable=True)
     return theirs, MotionToVideo(network, encoders, config, settings=VideoSettings(match_colours=False))
 
 
-@pytest.mark.parametrize(("frames", "known"), [(17, 1), (33, 1), (29, 5)])
+def even_euler() -> Any:
+    """diffusers' Euler at noise levels that are even before the shift, down to 0, as Wan's own code has them."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    class EvenEuler(FlowMatchEulerDiscreteScheduler):
+        def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
+            sigmas = np.linspace(1, 0, num_inference_steps + 1)[:-1]
+            super().set_timesteps(sigmas=sigmas, device=device)  # type: ignore[misc]
+
+    return EvenEuler(shift=5.0)
+
+
+PROMPT = "a person dancing in rain"
+
+
+@pytest.mark.parametrize(
+    ("frames", "known", "choices"),
+    [
+        (17, 1, {"sampler": "euler"}),
+        (33, 1, {"sampler": "euler"}),
+        (29, 5, {"sampler": "unipc"}),
+        (17, 1, {"sampler": "unipc", "num_steps": 5}),
+        (17, 1, {"sampler": "unipc", "num_steps": 1}),
+        (17, 1, {"sampler": "euler", "guidance_scale": 2.5}),
+        (29, 5, {"sampler": "unipc", "guidance_scale": 2.5, "negative_prompt": "in rain"}),
+    ],
+)
 def test_it_samples_what_the_published_pipeline_samples(
-    published: tuple[Any, MotionToVideo], frames: int, known: int, monkeypatch: pytest.MonkeyPatch
+    published: tuple[Any, MotionToVideo],
+    frames: int,
+    known: int,
+    choices: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from PIL import Image
 
@@ -91,18 +120,23 @@ def test_it_samples_what_the_published_pipeline_samples(
         return sampling_noise(5, calls[-1], (1, 16, 6, 4, 6))
 
     monkeypatch.setattr(theirs, "prepare_latents", noise)
+    if choices["sampler"] == "euler":
+        monkeypatch.setattr(theirs, "scheduler", even_euler())
+    # diffusers cleans prompts with a package that it does not declare, and that is not installed here.
+    monkeypatch.setattr("diffusers.pipelines.wan.pipeline_wan_animate.prompt_clean", lambda text: text)
     driving = Video.from_frames(np.stack([picture(seed=100 + i) for i in range(frames)]), 15.0)
     reference = picture()
-    prompt = "a person dancing in rain"
+    choices = {"num_steps": 3, "known_frames": known, "prompt": PROMPT, **choices}
     expected = theirs(
         image=Image.fromarray(reference),
         pose_video=[Image.fromarray(frame) for frame in driving.frames()],
         face_video=[Image.new("RGB", (16, 16))] * frames,
-        prompt_embeds=ours.encoders.text([prompt]),
-        height=32, width=48, segment_frame_length=17, num_inference_steps=3, prev_segment_conditioning_frames=known,
-        output_type="pt",
+        prompt=PROMPT, negative_prompt=choices.get("negative_prompt"),
+        guidance_scale=choices.get("guidance_scale", 1.0),
+        height=32, width=48, segment_frame_length=17, num_inference_steps=choices["num_steps"],
+        prev_segment_conditioning_frames=known, output_type="pt",
     ).frames[0]  # fmt: skip
-    got = np.concatenate(list(ours.frames(driving, reference, seed=5, num_steps=3, prompt=prompt, known_frames=known)))
+    got = np.concatenate(list(ours.frames(driving, reference, seed=5, **choices)))
     theirs_uint8 = (expected.permute(0, 2, 3, 1) * 255).round().numpy()
     assert got.shape == theirs_uint8.shape
     assert len(calls) == (1 if frames == 17 else 2)
@@ -111,6 +145,24 @@ def test_it_samples_what_the_published_pipeline_samples(
     difference = np.abs(got.astype(int) - theirs_uint8)
     assert difference.max() <= 1
     assert (difference > 0).mean() < 1e-3
+
+
+def test_guidance_leads_away_from_what_training_dropped_prompts_to(published: tuple[Any, MotionToVideo]) -> None:
+    _, ours = published
+    driving = Video.from_frames(np.stack([picture(seed=100 + i) for i in range(5)]), 15.0)
+
+    def video(model: MotionToVideo, **choices: Any) -> np.ndarray:
+        choices = {"num_steps": 2, "guidance_scale": 3.0, "prompt": PROMPT, **choices}
+        return np.concatenate(list(model.frames(driving, picture(), seed=5, **choices)))
+
+    before = MotionToVideo(
+        ours.network, ours.encoders, replace(ours.config, dropped_text="zeros"), settings=ours.video_settings
+    )
+    assert not np.array_equal(video(before), video(ours))
+    assert np.array_equal(video(before, negative_prompt="rain"), video(ours, negative_prompt="rain"))
+    assert before.described(guidance_scale=3.0)["negative_prompt"] is None
+    assert ours.described(guidance_scale=3.0)["negative_prompt"] == ""
+    assert ours.described()["negative_prompt"] is None
 
 
 # ---------------------------------------------------------------- length
@@ -150,7 +202,7 @@ def test_every_choice_counts(toy: MotionToVideo) -> None:
     base = toy(motion, image).frames()
     other: list[dict[str, Any]] = [
         {"seed": 1}, {"num_steps": 3}, {"prompt": "another"}, {"guidance_scale": 2.0}, {"camera": "follow"},
-        {"segment_frames": 5},
+        {"segment_frames": 5}, {"sampler": "unipc"},
     ]  # fmt: skip
     for choice in other:
         assert not np.array_equal(toy(motion, image, **choice).frames(), base), choice
@@ -310,6 +362,8 @@ def test_sizes_that_do_not_belong_together_are_named(toy: MotionToVideo) -> None
     [
         ({"num_steps": 0}, "0 sampling steps"),
         ({"guidance_scale": 0.5}, "guidance"),
+        ({"negative_prompt": "rain"}, "negative_prompt without guidance"),
+        ({"sampler": "heun"}, "unknown sampler 'heun'"),
         ({"lora_scale": 0.5}, "no low-rank adapters"),
         ({"segment_frames": 0}, "segments of 0"),
         ({"known_frames": 9}, "9 known frames"),
@@ -396,7 +450,46 @@ def test_the_released_layout_is_read(tmp_path: Path) -> None:
     encoders.codec.vae.save_pretrained(tmp_path / "vae")
     wan = MotionToVideo.from_pretrained(tmp_path)
     assert (wan.fps, wan.config.frames, wan.config.num_steps, wan.config.flow.shift) == (30.0, 77, 20, 5.0)
+    assert (wan.config.sampler, wan.config.dropped_text) == ("unipc", "empty_prompt")
     assert wan(dance(2), picture(), num_steps=1, size=(32, 48)).num_frames == 2
+
+
+def test_the_released_scheduler_says_how_to_sample(tmp_path: Path) -> None:
+    from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+
+    network, encoders, _ = tiny.make_expert(tiny.make_vae(tiny.WAN_VAE))
+    network.transformer.save_config(tmp_path / "transformer")
+    encoders.codec.vae.save_config(tmp_path / "vae")
+    flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+    ours: list[tuple[Any, tuple[str, float]]] = [
+        (UniPCMultistepScheduler(**flow, flow_shift=3.0), ("unipc", 3.0)),
+        (FlowMatchEulerDiscreteScheduler(shift=7.0), ("euler", 7.0)),
+    ]
+    for scheduler, expected in ours:
+        scheduler.save_pretrained(tmp_path / "scheduler")
+        config = released_config(tmp_path)
+        assert (config.sampler, config.flow.shift) == expected
+    foreign: list[tuple[Any, str]] = [
+        (DDIMScheduler(), "is a DDIMScheduler"), (UniPCMultistepScheduler(), "not one of a flow")
+    ]  # fmt: skip
+    for scheduler, message in foreign:
+        scheduler.save_pretrained(tmp_path / "scheduler")
+        with pytest.raises(CheckpointError, match=message):
+            released_config(tmp_path)
+
+
+def test_models_from_before_are_sampled_as_they_were(tmp_path: Path, toy: MotionToVideo) -> None:
+    folder = toy.save_pretrained(tmp_path / "model")
+    told = json.loads((folder / "config.json").read_text())
+    assert (told["sampler"], told["dropped_text"]) == ("euler", "empty_prompt")
+    for key, value in (("sampler", "heun"), ("dropped_text", 1)):
+        (folder / "config.json").write_text(json.dumps({**told, key: value}))
+        with pytest.raises(CheckpointError, match=key):
+            read_config(folder)
+    before = {key: value for key, value in told.items() if key not in ("sampler", "dropped_text")}
+    (folder / "config.json").write_text(json.dumps(before))
+    config = read_config(folder)
+    assert (config.sampler, config.dropped_text) == ("euler", "zeros")
 
 
 @pytest.mark.parametrize("offload", ["model", "blocks"])

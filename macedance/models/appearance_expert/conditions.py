@@ -53,10 +53,16 @@ class Conditions:
         }
         return replace(self, **moved)
 
-    def dropped(self, drop_B: Tensor) -> Conditions:
-        """Rows without text and face where ``drop_B``: what guidance is later measured against (Wan-Animate)."""
+    def dropped(self, drop_B: Tensor, text_instead: Tensor | None = None) -> Conditions:
+        """Rows without text and face where ``drop_B``: what guidance is later measured against (Wan-Animate).
+
+        Args:
+            drop_B: bool.
+            text_instead: Embedding (B, N, D) or (1, N, D) that stands for no text, as of the empty prompt; None: 0.
+        """
         keep = ~drop_B.to(self.text.device)
-        text = self.text * keep.view(-1, 1, 1)
+        instead = torch.zeros_like(self.text) if text_instead is None else text_instead.to(self.text)
+        text = torch.where(keep.view(-1, 1, 1), self.text, instead)
         face = torch.where(keep.view(-1, 1, 1, 1, 1), self.face, torch.full_like(self.face, -1.0))
         return replace(self, text=text, face=face)
 
