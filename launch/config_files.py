@@ -76,6 +76,52 @@ def config_paths(arguments: Sequence[str]) -> list[Path]:
     return paths + [Path(b) for a, b in itertools.pairwise(arguments) if a == "--config"]
 
 
+def given_values(arguments: Sequence[str], key: str) -> dict[str, Any]:
+    """Where a key of a class is given, by config file or on the command line, and as what.
+
+    Args:
+        arguments: Resolved arguments.
+        key: Such as ``model.init_args.seed``; ``init_args`` may be left out where it is given.
+    """
+    short = key.replace(".init_args.", ".")
+    found: dict[str, Any] = {}
+    for path in config_paths(arguments):
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError):
+            continue  # the parser says so
+        values = [_value_at(content, parts.split(".")) for parts in (key, short)]
+        found.update({str(path): value for value in values if value is not None})
+    for before, word in itertools.pairwise(["", *arguments, ""]):
+        for name in (key, short):
+            if before == f"--{name}":
+                found[before] = _plain(word)
+            elif word.startswith(f"--{name}="):
+                found[f"--{name}"] = _plain(word.partition("=")[2])
+    return {where: value for where, value in found.items() if value is not None}
+
+
+def _plain(word: str) -> Any:
+    """A value of the command line, as the parser reads it."""
+    try:
+        return yaml.safe_load(word)
+    except yaml.YAMLError:
+        return word
+
+
+def _value_at(node: Any, parts: Sequence[str]) -> Any:
+    """The value under nested or dotted keys; None where there is none."""
+    if not parts:
+        return node
+    if not isinstance(node, dict):
+        return None
+    for count in range(1, len(parts) + 1):
+        value = _value_at(node.get(".".join(parts[:count])), parts[count:])
+        if value is not None:
+            return value
+    return None
+
+
 def _class_keys(class_path: str) -> list[str]:
     module, _, name = class_path.rpartition(".")
     try:

@@ -14,11 +14,16 @@ from jsonargparse import ArgumentError
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
-from launch.config_files import config_paths, explain, own_error
+from launch.config_files import config_paths, explain, given_values, own_error
 from launch.options import say
 from lightning_modules.base import ExpertModule
 from macedance.errors import ConfigError
 
+#: Keys of the run -> keys of its parts that take their values.
+_LINKS = {
+    "seed_everything": ("model.init_args.seed", "data.init_args.seed"),
+    "init_from": ("model.init_args.init_from",),
+}
 #: What no config may leave to Lightning's own defaults, and why.
 _TRAINER_DEFAULTS: dict[str, Any] = {
     "accelerator": "auto",
@@ -71,9 +76,9 @@ class TrainingCLI(LightningCLI):
         parser.add_argument(
             "--num_threads", type=int | None, default=None, help="CPU threads of torch while training; null: its own."
         )
-        parser.link_arguments("seed_everything", "model.init_args.seed")
-        parser.link_arguments("seed_everything", "data.init_args.seed")
-        parser.link_arguments("init_from", "model.init_args.init_from")
+        for source, targets in _LINKS.items():
+            for target in targets:
+                parser.link_arguments(source, target)
 
     def before_instantiate_classes(self) -> None:
         """Give the run its directory: ``outputs/runs/<name of the first config>`` unless a key names another."""
@@ -127,6 +132,10 @@ def build_cli(arguments: Sequence[str], *, kind: type[TrainingCLI] = TrainingCLI
             super().add_arguments_to_parser(parser)
             parser_box.append(parser)
 
+        def before_instantiate_classes(self) -> None:
+            _check_links(self.config, arguments)
+            super().before_instantiate_classes()
+
     try:
         return _Remembering(
             ExpertModule,
@@ -147,6 +156,21 @@ def build_cli(arguments: Sequence[str], *, kind: type[TrainingCLI] = TrainingCLI
             raise ours from error
         names = [a.dest for a in parser_box[0]._actions] if parser_box else []
         raise explain(str(error), arguments, names) from error
+
+
+def _check_links(config: Any, arguments: Sequence[str]) -> None:
+    """Raise ConfigError where a part is given another value than the run's key, which would replace it in silence."""
+    for source, targets in _LINKS.items():
+        ours = config.get(source)
+        for target in targets:
+            for where, theirs in given_values(arguments, target).items():
+                if theirs != ours:
+                    raise ConfigError(
+                        f"{target} is {theirs!r} and {source} is {ours!r}, which counts",
+                        where=where,
+                        expected=f"{source} alone, or the same in both",
+                        fix=f"--{source}={theirs}, or leave {target} out",
+                    )
 
 
 def require_config(arguments: Sequence[str]) -> None:
