@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ from datamodules.streams.transport import Patience
 from datamodules.streams.windows import MotionLoader
 from macedance.appearance_data.latents import EncodedInfo
 from macedance.appearance_data.samples import ClipFacts, RawClip
-from macedance.appearance_data.windows import Bucket, Window, read_window, reference_choices
+from macedance.appearance_data.windows import MAX_UPSCALE, Bucket, Window, read_window, reference_choices
 from macedance.errors import ConfigError, DataError
 from macedance.music.cache import cache_root
 
@@ -71,6 +72,7 @@ class AppearanceDataModule(pl.LightningDataModule):
         fps: Frames per second that the model is made for; the corpus must have them. None takes the corpus's.
         buckets: Sizes to train at. Videos are scaled to the nearest one and cropped evenly; latents must have been made
             at them. None takes the clips' own sizes.
+        max_upscale: Videos that would have to be enlarged by more for every bucket are left out.
         random_windows: Windows of longer videos begin anywhere; else at the first frame, as the first window of
             precomputed latents does.
         seed: Seed of the order, of the windows' places and of the references.
@@ -101,6 +103,7 @@ class AppearanceDataModule(pl.LightningDataModule):
         frames: int | None = None,
         fps: float | None = None,
         buckets: list[Bucket] | None = None,
+        max_upscale: float = MAX_UPSCALE,
         random_windows: bool = True,
         seed: int = 0,
         num_workers: int = 0,
@@ -133,6 +136,8 @@ class AppearanceDataModule(pl.LightningDataModule):
                 expected="either one corpus or a mixture of at least one",
                 fix="macedance data appearance-demo --out DIR makes one to try",
             )
+        if not 0 < max_upscale < math.inf:
+            raise ConfigError(f"max_upscale is {max_upscale}", where="data.max_upscale", expected="a number above 0")
         if not cache_gb > 0:
             raise ConfigError(f"cache_gb is {cache_gb}", where="data.cache_gb", expected="above 0")
         self.shards, self.val_shards, self.mixture = shards, val_shards, mixture
@@ -141,6 +146,7 @@ class AppearanceDataModule(pl.LightningDataModule):
         self.val_batch_size, self.max_val_clips = val_batch_size, max_val_clips
         self.cache_mb, self.verify_shards, self.max_quarantined = cache_mb, verify_shards, max_quarantined
         self._frames, self._fps, self._buckets = frames, fps, list(buckets or [])
+        self.max_upscale = max_upscale
         folder = cache_root() / "shards" if cache_dir is None else Path(cache_dir).expanduser()
         self._shard_cache = ShardCache(folder, int(cache_gb * 1e9), Patience(fetch_tries, fetch_timeout_s))
         self.start_position = 0
@@ -166,6 +172,7 @@ class AppearanceDataModule(pl.LightningDataModule):
                 cache_mb=self.cache_mb,
                 verify=self.verify_shards,
                 val_shards=self.val_shards,
+                max_upscale=self.max_upscale,
             )
         if stage in (None, "fit") and self._order is None:
             weights = [source.weight for source in self.mixture or [MixtureSource("")]]

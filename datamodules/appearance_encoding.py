@@ -7,8 +7,9 @@ The manifest is written once all shards are there, by whichever process ends las
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,14 @@ from datamodules.streams.writer import check_target
 from macedance.appearance_data.encoding import PixelWindow, encode_blank, encode_windows, encoded_info, pixel_windows
 from macedance.appearance_data.latents import ENCODED_NAME, EncodedInfo, blank_name
 from macedance.appearance_data.samples import RawClip
-from macedance.appearance_data.windows import WHY_NO_BUCKET, Bucket, nearest_bucket, window_starts
+from macedance.appearance_data.windows import (
+    ALL_COVERING,
+    MAX_UPSCALE,
+    Bucket,
+    nearest_bucket,
+    why_no_bucket,
+    window_starts,
+)
 from macedance.errors import ConfigError, DataError, TransportError
 from macedance.models.appearance_expert.encoders import AppearanceEncoders
 from macedance.motion.atomic import write_atomically
@@ -45,6 +53,8 @@ class EncodeSettings:
         batch: Windows that are encoded together.
         max_references: At most so many references of a window; None: all.
         max_faulty: Clips that cannot be read before the run fails.
+        windows: At most so many windows of a clip, evenly spread; None: as few as cover it.
+        max_upscale: Clips that would have to be enlarged by more are left out.
         part: Which part of how many, (0, 1) for all.
 
     Raises:
@@ -59,15 +69,20 @@ class EncodeSettings:
     max_references: int | None = None
     max_faulty: int = 16
     part: tuple[int, int] = (0, 1)
+    windows: int | None = None
+    max_upscale: float = MAX_UPSCALE
 
     def __post_init__(self) -> None:
         references = 1 if self.max_references is None else self.max_references
         for name, value, least in (
             ("frames", self.frames, 1), ("known-frames", self.known_frames, 0), ("batch", self.batch, 1),
             ("max-references", references, 1), ("max-faulty", self.max_faulty, 0),
+            ("windows", 1 if self.windows is None else self.windows, 1),
         ):  # fmt: skip
             if value < least:
                 raise ConfigError(f"--{name} is {value}", expected=f"{least} or more")
+        if not 0 < self.max_upscale < math.inf:
+            raise ConfigError(f"--max-upscale is {self.max_upscale}", expected="a number above 0")
         number, count = self.part
         if not 0 <= number < count:
             raise ConfigError(f"part {number + 1} of {count}", where="--part", expected="I/N with I from 1 to N")
@@ -137,8 +152,15 @@ def encode_corpus(
     out = Path(out_dir).expanduser().absolute()
     tasks = _tasks(source.manifest)
     buckets = _buckets(tasks, settings)
-    info = encoded_info(encoders, settings.frames, settings.known_frames, sorted(set(buckets.values()), key=str))
-    info = replace(info, precision=settings.precision)
+    info = encoded_info(
+        encoders,
+        settings.frames,
+        settings.known_frames,
+        sorted(set(buckets.values()), key=str),
+        settings.precision,
+        settings.windows,
+        settings.max_upscale,
+    )
     _claim(out, info, source.manifest)
     _write_blanks(out, encoders, info, set(buckets.values()))
     number, count = settings.part
@@ -188,12 +210,14 @@ def _buckets(tasks: Sequence[_Task], settings: EncodeSettings) -> dict[tuple[int
     found = {}
     for height, width in {task.shape[:2] for task in tasks}:
         own = Bucket(height, width)
-        bucket = nearest_bucket(height, width, settings.buckets) if settings.buckets else own
+        bucket = nearest_bucket(height, width, settings.buckets, settings.max_upscale) if settings.buckets else own
         if bucket is not None:
             found[height, width] = bucket
     if not found:
         raise ConfigError(
-            f"no clip fits into a bucket: {WHY_NO_BUCKET}", where="--size", expected="sizes like the corpus's"
+            f"no clip fits into a bucket: {why_no_bucket(settings.max_upscale)}",
+            where="--size",
+            expected="sizes like the corpus's",
         )
     return found
 
@@ -212,8 +236,9 @@ def _claim(out: Path, info: EncodedInfo, source: Manifest) -> None:
                 before = json.loads(path.read_bytes())
             except (OSError, ValueError) as error:
                 raise DataError(f"it cannot be told what the folder holds ({error})", where=path) from error
-            if before != claim:
-                other = sorted(key for key in claim if not isinstance(before, dict) or before.get(key) != claim[key])
+            asked, begun = _whole(claim), _whole(before) if isinstance(before, dict) else {}
+            if begun != asked:
+                other = sorted(key for key in asked if begun.get(key) != asked[key])
                 raise DataError(
                     f"the folder holds latents that were made otherwise: {', '.join(other)} differ",
                     where=out,
@@ -225,6 +250,13 @@ def _claim(out: Path, info: EncodedInfo, source: Manifest) -> None:
         if leftover:
             check_target(out)
         write_atomically(path, (json.dumps(claim, indent=1) + "\n").encode())
+
+
+def _whole(claim: Mapping[str, Any]) -> dict[str, Any]:
+    """What a folder was begun with; of what an earlier version did not say, the default."""
+    computed = {name: dtype for name, dtype in dict(claim.get("compute_dtype") or {}).items() if dtype != "float32"}
+    defaults = {"windows": ALL_COVERING, "max_upscale": MAX_UPSCALE}
+    return {**defaults, **claim, "compute_dtype": computed}
 
 
 def _locked(out: Path) -> Any:
@@ -349,9 +381,10 @@ def _windows(
 ) -> list[PixelWindow]:
     """The windows of a clip; one that gives none is left out with the reason."""
     if bucket is None:
-        left_out[clip.key] = f"{clip.facts.width} x {clip.facts.height} pixels belong to no bucket: {WHY_NO_BUCKET}"
+        why = why_no_bucket(info.max_upscale)
+        left_out[clip.key] = f"{clip.facts.width} x {clip.facts.height} pixels belong to no bucket: {why}"
         return []
-    starts = window_starts(clip.facts.frames, info.frames, clip.facts.reference_frames)
+    starts = window_starts(clip.facts.frames, info.frames, clip.facts.reference_frames, info.windows)
     if not starts:
         left_out[clip.key] = f"{clip.facts.frames} frames, fewer than a window of {info.frames}"
         return []

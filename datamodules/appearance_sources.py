@@ -16,7 +16,7 @@ from datamodules.streams.shards import ShardSet, open_shards
 from datamodules.streams.transport import is_url
 from datamodules.streams.united import unite
 from macedance.appearance_data.latents import EncodedInfo, blank_name, load_tensors
-from macedance.appearance_data.windows import WHY_NO_BUCKET, Bucket, nearest_bucket
+from macedance.appearance_data.windows import MAX_UPSCALE, Bucket, nearest_bucket, why_no_bucket
 from macedance.errors import ConfigError, DataError
 
 
@@ -32,6 +32,7 @@ class AppearanceSources:
         cache_mb: Memory for the clips that were read last, of each process, shared by the sources.
         verify: Compare every shard's sha256 before the start.
         val_shards: Another corpus or split for validation; None takes the `val` splits of the same corpora.
+        max_upscale: Videos that would have to be enlarged by more belong to no bucket.
 
     Raises:
         DataError: No corpus, one of another kind, damaged or missing shards, latents whose making is not told.
@@ -49,7 +50,9 @@ class AppearanceSources:
         cache_mb: float = 256.0,
         verify: bool = False,
         val_shards: str | None = None,
+        max_upscale: float = MAX_UPSCALE,
     ) -> None:
+        self._max_upscale = max_upscale
         self._cache, self._verify, self._val_shards, self._wanted = cache, verify, val_shards, tuple(buckets)
         self._cache_mb = cache_mb / len(paths)
         opened = [self._opened(path) for path in paths]
@@ -124,7 +127,7 @@ class AppearanceSources:
             if self.info is not None and self._wanted:
                 bucket = own if any((b.height, b.width) == (height, width) for b in self._wanted) else None
             else:
-                bucket = nearest_bucket(height, width, self._wanted) if self._wanted else own
+                bucket = nearest_bucket(height, width, self._wanted, self._max_upscale) if self._wanted else own
             length = self.frames if bucket is None or bucket.frames is None else bucket.frames
             if bucket is None:
                 homeless.append(f"{entry.file} ({width} x {height})")
@@ -141,7 +144,7 @@ class AppearanceSources:
             )
         if homeless:
             lost = sum(e.samples for e, size in zip(part.shards.info.shards, sizes, strict=True) if size is None)
-            why = WHY_NO_BUCKET if self.info is None else "there are no latents of that size"
+            why = why_no_bucket(self._max_upscale) if self.info is None else "there are no latents of that size"
             named = ", ".join(homeless[:20])
             rank_zero_warn(
                 f"{lost} clips of {part.shards.folder} belong to no bucket and are left out: {named} ({why})"

@@ -37,6 +37,25 @@ def add_parser(kinds: Any) -> None:
     parser.add_argument("--known-frames", type=int, metavar="N", help="shown at a window's start (the model's, or 1)")
     parser.add_argument("--size", nargs="+", default=[], metavar="WxH", help="buckets (the clips' own sizes)")
     parser.add_argument("--precision", default="bfloat16", metavar="P", help="bfloat16 or float32 (bfloat16)")
+    parser.add_argument(
+        "--compute-dtype",
+        choices=("float32", "bfloat16"),
+        metavar="D",
+        help="float32 or bfloat16, in which the encoders compute (float32; on a GPU text and image encoder bfloat16)",
+    )
+    parser.add_argument(
+        "--windows",
+        default="all-covering",
+        metavar="N",
+        help="windows of a clip at most, evenly spread, or all-covering: as few as cover it (all-covering)",
+    )
+    parser.add_argument(
+        "--max-upscale",
+        type=float,
+        default=1.15,
+        metavar="X",
+        help="clips to be enlarged by more for every --size are left out (1.15)",
+    )
     parser.add_argument("--max-references", type=int, metavar="N", help="references of a window (all)")
     parser.add_argument("--max-faulty", type=int, default=16, metavar="N", help="clips that may be unreadable (16)")
     parser.add_argument(
@@ -77,14 +96,17 @@ def run(options: argparse.Namespace) -> int:
         max_references=options.max_references,
         max_faulty=options.max_faulty,
         part=part,
+        windows=_windows(options.windows),
+        max_upscale=options.max_upscale,
     )
     device = _device(options.device, torch)
-    # Text and image encoders are far larger than the autoencoder, which Wan keeps in float32.
+    # Text and image encoders are far larger than the autoencoder, which Wan keeps in float32; so do generated videos.
     encoders = AppearanceEncoders.from_folder(
         folder,
         text_dim=options.text_dim,
         text_tokens=options.text_tokens,
-        precision="float32" if device.type == "cpu" else "bfloat16",
+        precision=options.compute_dtype or ("float32" if device.type == "cpu" else "bfloat16"),
+        vae_precision=options.compute_dtype or "float32",
     )
     encoders.to(device)
     with Progress("clips encoded", 1) as bar:
@@ -122,6 +144,16 @@ def _part(text: str) -> tuple[int, int]:
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise ConfigError(f"--part is {text!r}", expected="I/N with I from 1 to N, for example 3/8")
     return int(match[1]) - 1, int(match[2])
+
+
+def _windows(text: str) -> int | None:
+    """A number of windows; None: all-covering."""
+    if text == "all-covering":
+        return None
+    try:
+        return int(text)
+    except ValueError as error:
+        raise ConfigError(f"--windows is {text!r}", expected="a number, or all-covering") from error
 
 
 def _size(text: str) -> tuple[int, int]:

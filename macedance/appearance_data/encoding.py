@@ -16,7 +16,7 @@ from torch import Tensor
 
 from macedance.appearance_data.latents import EncodedInfo, save_tensors
 from macedance.appearance_data.samples import RawClip
-from macedance.appearance_data.windows import Bucket, read_window, reference_choices, references_of
+from macedance.appearance_data.windows import MAX_UPSCALE, Bucket, read_window, reference_choices, references_of
 from macedance.errors import CheckpointError, ConfigError, DataError
 from macedance.models.appearance_expert.encoders import AppearanceEncoders
 
@@ -107,6 +107,8 @@ def encoded_info(
     known_frames: int,
     buckets: Sequence[Bucket],
     precision: str = "bfloat16",
+    windows: int | None = None,
+    max_upscale: float = MAX_UPSCALE,
 ) -> EncodedInfo:
     """What a corpus says of latents that these encoders make.
 
@@ -129,6 +131,9 @@ def encoded_info(
         encoders=encoders.fingerprint,
         buckets=tuple(sorted({(bucket.height, bucket.width) for bucket in buckets})),
         precision=precision,
+        compute_dtype=encoders.compute_dtype,
+        windows=windows,
+        max_upscale=max_upscale,
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from macedance.appearance_data.windows import ALL_COVERING, MAX_UPSCALE
 from macedance.errors import CheckpointError, DataError
 from macedance.models.appearance_expert.geometry import LatentGeometry
 
@@ -39,6 +40,9 @@ class EncodedInfo:
         encoders: Fingerprint of each frozen network, by name.
         buckets: (height, width) of the clips' pixels.
         precision: Of the tensors, `bfloat16` or `float32`.
+        compute_dtype: Precision that each frozen network computed in, by name; not named: float32.
+        windows: How many windows a clip gave at most; None: as few as cover it (``window_starts``).
+        max_upscale: Clips that would have been enlarged by more were left out.
     """
 
     channels: int
@@ -49,6 +53,9 @@ class EncodedInfo:
     encoders: Mapping[str, str] = field(default_factory=dict)
     buckets: tuple[tuple[int, int], ...] = ()
     precision: str = "bfloat16"
+    compute_dtype: Mapping[str, str] = field(default_factory=dict)
+    windows: int | None = None
+    max_upscale: float = MAX_UPSCALE
 
     @property
     def geometry(self) -> LatentGeometry:
@@ -58,7 +65,12 @@ class EncodedInfo:
     @property
     def made_by(self) -> str:
         """A hash of what the numbers depend on; every sample carries it."""
+        # Which clips and windows there are changes no numbers, and float32 is what an absent word says.
         said = {**self.to_dict(), "buckets": None}
+        del said["windows"], said["max_upscale"]
+        said["compute_dtype"] = {name: dtype for name, dtype in self.compute_dtype.items() if dtype != "float32"}
+        if not said["compute_dtype"]:
+            del said["compute_dtype"]
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:32]
 
     def shape(self, height: int, width: int) -> tuple[int, int, int, int]:
@@ -75,6 +87,9 @@ class EncodedInfo:
             "encoders": dict(self.encoders),
             "buckets": [list(bucket) for bucket in self.buckets],
             "precision": self.precision,
+            "compute_dtype": dict(self.compute_dtype),
+            "windows": ALL_COVERING if self.windows is None else self.windows,
+            "max_upscale": self.max_upscale,
         }
 
     @classmethod
@@ -97,6 +112,9 @@ class EncodedInfo:
                 encoders={str(name): str(value) for name, value in data["encoders"].items()},
                 buckets=tuple((int(height), int(width)) for height, width in data["buckets"]),
                 precision=str(data["precision"]),
+                compute_dtype={str(name): str(value) for name, value in data.get("compute_dtype", {}).items()},
+                windows=None if data.get("windows", ALL_COVERING) == ALL_COVERING else int(data["windows"]),
+                max_upscale=float(data.get("max_upscale", MAX_UPSCALE)),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(

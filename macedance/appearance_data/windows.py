@@ -20,8 +20,8 @@ from macedance.vision.pictures import fit_picture
 MOST_CROPPED = 0.35
 #: A clip is enlarged up to so many times; beyond it a network would learn to draw blurred pictures.
 MAX_UPSCALE = 1.15
-#: Why `nearest_bucket` finds none.
-WHY_NO_BUCKET = f"each would crop more than {MOST_CROPPED:.0%} of the picture or enlarge it over {MAX_UPSCALE:g} times"
+#: The rule of `window_starts` where no number of windows is asked for.
+ALL_COVERING = "all-covering"
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,14 @@ def nearest_bucket(
     )
 
 
-def window_starts(clip_frames: int, frames: int, references: Sequence[int] = ()) -> list[int]:
+def why_no_bucket(max_upscale: float = MAX_UPSCALE) -> str:
+    """Why `nearest_bucket` finds none."""
+    return f"each would crop more than {MOST_CROPPED:.0%} of the picture or enlarge it over {max_upscale:g} times"
+
+
+def window_starts(
+    clip_frames: int, frames: int, references: Sequence[int] = (), windows: int | None = None
+) -> list[int]:
     """First frames of the windows that precomputed latents are made of: as few as cover the clip, evenly spread.
 
     They overlap where the clip is no multiple of a window: of 150 frames, two windows of 81 share twelve. One that
@@ -111,10 +118,15 @@ def window_starts(clip_frames: int, frames: int, references: Sequence[int] = ())
         clip_frames: Of the clip.
         frames: Of a window.
         references: Frames of the clip that may be its reference; none: `reference.jpg`.
+        windows: At most so many instead, spread from the clip's first to its last frame, fewer or more than cover it;
+            of these, windows that would hold every reference are left out unless all would.
 
     Returns:
         Empty for a clip that is shorter than a window.
     """
+    if windows is not None:
+        chosen = _spread_starts(clip_frames, frames, min(windows, max(clip_frames - frames + 1, 0)))
+        return [start for start in chosen if _lies_outside(references, start, frames)] or chosen[:1]
     covering = _spread_starts(clip_frames, frames, -(-clip_frames // frames)) if clip_frames >= frames else []
     if all(_lies_outside(references, start, frames) for start in covering):
         return covering

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tarfile
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from faulty_server import serving
-from small_clips import FRAMES, SPARE, clip, members, tiny_encoders, write_clips
+from small_clips import FRAMES, SPARE, clip, members, tiny_encoders, tiny_vae, write_clips
 
 import datamodules.appearance_encoding as encoding
 from datamodules.appearance import AppearanceDataModule
@@ -20,11 +22,12 @@ from datamodules.streams.keys import check_key
 from datamodules.streams.mixture import MixtureSource
 from datamodules.streams.shard_file import ShardFile
 from macedance.appearance_data.encoding import pixel_windows
-from macedance.appearance_data.latents import check_geometry, load_tensors, save_tensors
+from macedance.appearance_data.latents import EncodedInfo, check_geometry, load_tensors, save_tensors
 from macedance.appearance_data.samples import raw_clip
 from macedance.appearance_data.windows import Bucket
 from macedance.errors import CheckpointError, ConfigError, DataError
-from macedance.models.appearance_expert.encoders import AppearanceEncoders
+from macedance.models.appearance_expert.codec import LatentCodec
+from macedance.models.appearance_expert.encoders import AppearanceEncoders, HashedText
 from macedance.models.appearance_expert.geometry import LatentGeometry
 from macedance.models.appearance_expert.training import encode_batch
 
@@ -70,6 +73,87 @@ def test_latents_are_those_of_encoding_on_the_fly(clips: Path, latents: Path, en
             for name in ("latents", "pose", "known", "blank", "reference", "text", "position"):
                 assert batch[name].shape == expected[name].shape
                 assert torch.allclose(batch[name], expected[name], atol=1e-5), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_latents_of_either_compute_dtype_are_those_of_encoding_on_the_fly(
+    clips: Path, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    encoders = AppearanceEncoders(LatentCodec(tiny_vae().to(dtype)), HashedText(8, 4), None, 16)
+    encode_corpus(clips, tmp_path / "latents", encoders, SETTINGS)
+    said = json.loads((tmp_path / "latents/encoded.json").read_text())
+    assert said["compute_dtype"] == {"vae": str(dtype).removeprefix("torch.")}
+    ours, theirs = data_module(tmp_path / "latents"), data_module(clips, frames=FRAMES, random_windows=False)
+    batch, raw = (next(iter(data.train_dataloader())) for data in (ours, theirs))
+    expected, exact = encode_batch(raw, encoders, 1), encode_batch(raw, tiny_encoders(), 1)
+    # A clip's numbers may hang on the batch that it is encoded in, by a rounding of bfloat16.
+    near = 1e-5 if dtype == torch.float32 else 2**-6
+    for name in ("latents", "pose", "known", "blank", "reference", "text"):
+        assert torch.allclose(batch[name], expected[name], rtol=near, atol=near), name
+    assert (dtype == torch.float32) == torch.allclose(batch["latents"], exact["latents"], atol=1e-5)
+
+
+def test_a_folder_is_gone_on_with_in_its_own_precision_and_by_its_own_rule(
+    clips: Path, latents: Path, encoders: AppearanceEncoders, tmp_path: Path
+) -> None:
+    half = AppearanceEncoders(LatentCodec(tiny_vae().to(torch.bfloat16)), HashedText(8, 4), None, 16)
+    assert half.fingerprint == encoders.fingerprint
+    for other, settings, told in (
+        (half, SETTINGS, "compute_dtype"),
+        (encoders, EncodeSettings(FRAMES, precision="float32", windows=1), "windows"),
+        (encoders, EncodeSettings(FRAMES, precision="float32", max_upscale=2.0), "max_upscale"),
+    ):
+        with pytest.raises(DataError, match=f"made otherwise: {told} differ"):
+            encode_corpus(clips, latents, other, settings)
+    mixed = tmp_path / "half"
+    encode_corpus(clips, mixed, half, SETTINGS)
+    with pytest.raises(ConfigError, match="latents were made by different encoders"):
+        AppearanceDataModule(
+            mixture=[MixtureSource(str(latents)), MixtureSource(str(mixed))], global_batch_size=2
+        ).setup("fit")
+
+
+def test_a_folder_of_an_earlier_version_is_read_and_gone_on_with(
+    clips: Path, latents: Path, encoders: AppearanceEncoders, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(latents, out)
+    for name, path in (("encoded.json", ()), ("manifest.json", ("details", "encoded"))):
+        content = json.loads((out / name).read_text())
+        said = content
+        for key in path:
+            said = said[key]
+        for key in ("compute_dtype", "windows", "max_upscale"):
+            del said[key]
+        (out / name).write_text(json.dumps(content))
+    # The name that such a version gave these numbers, which its samples carry.
+    info = EncodedInfo(4, 4, 1, 5, 1, {"vae": "a"}, ((32, 32),), "float32")
+    assert info.made_by == "912ebf784173e3483476bf797769c8f3"
+    assert replace(info, compute_dtype={"vae": "float32"}, windows=3).made_by == info.made_by
+    assert next(iter(data_module(out).train_dataloader()))["latents"].shape[0] == 3
+    assert encode_corpus(clips, out, encoders, SETTINGS).done_before == 6
+
+
+def test_the_windows_of_a_clip_and_the_largest_upscale_are_chosen(
+    clips: Path, encoders: AppearanceEncoders, tmp_path: Path
+) -> None:
+    more = EncodeSettings(FRAMES, precision="float32", windows=3, batch=4)
+    assert encode_corpus(clips, tmp_path / "more", encoders, more).samples == 2 * 15  # the last holds every reference
+    assert json.loads((tmp_path / "more/encoded.json").read_text())["windows"] == 3
+    larger = (Bucket(48, 48), Bucket(48, 72))
+    with pytest.raises(ConfigError, match=r"enlarge it over 1\.15 times"):
+        encode_corpus(clips, tmp_path / "no", encoders, EncodeSettings(FRAMES, buckets=larger))
+    allowed = EncodeSettings(FRAMES, buckets=larger, max_upscale=1.5)
+    assert encode_corpus(clips, tmp_path / "yes", encoders, allowed).info.max_upscale == 1.5
+    with pytest.raises(ConfigError, match="no clip fits into a bucket"):
+        data_module(clips, frames=FRAMES, buckets=list(larger)).setup("fit")
+    on_the_fly = data_module(clips, frames=FRAMES, buckets=list(larger), max_upscale=1.5)
+    assert on_the_fly.buckets == data_module(tmp_path / "yes").buckets == [(48, 48, FRAMES), (48, 72, FRAMES)]
+    with pytest.raises(ConfigError, match="--windows is 0"):
+        EncodeSettings(FRAMES, windows=0)
+    for value in (0.0, float("nan")):
+        with pytest.raises(ConfigError, match="--max-upscale"):
+            EncodeSettings(FRAMES, max_upscale=value)
 
 
 def test_other_references_of_a_window_are_kept(latents: Path) -> None:

@@ -193,6 +193,17 @@ def test_windows_cover_a_clip_and_references_lie_outside_of_them() -> None:
     assert window_starts(150, 81, (15, 75, 135)) == [0, 69]
     assert window_starts(150, 81, (100, 149)) == [0]  # the second window would hold both
     assert window_starts(9, 9, (3,)) == [0]
+
+
+def test_as_many_windows_of_a_clip_as_are_asked_for() -> None:
+    assert window_starts(15, 9, windows=1) == [0]
+    assert window_starts(15, 9, windows=4) == [0, 2, 4, 6]
+    assert window_starts(10, 9, windows=4) == [0, 1]  # there are no more
+    assert window_starts(8, 9, windows=4) == []
+    assert window_starts(40, 9, windows=2) == [0, 31]  # fewer than cover it
+    # The last of three would hold both references; where every one holds them, the first is kept.
+    assert window_starts(15, 9, (10, 14), windows=3) == [0, 3]
+    assert window_starts(10, 9, (4,), windows=2) == [0]
     facts = ClipFacts(10.0, 9, 32, 32, reference_times_s=(0.0, 0.4, 0.8))
     assert reference_choices(facts, 0, 5) == (8,)
     assert reference_choices(facts, 0, 9) == (0, 4, 8)

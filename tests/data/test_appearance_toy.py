@@ -15,7 +15,8 @@ from launch.data import main
 from macedance.appearance_data.toy.corpus import TRAVELS, ToySettings, make_clips, plan_toy_corpus, toy_palette
 from macedance.appearance_data.toy.people import DressedBody, draw_person
 from macedance.appearance_data.toy.takes import BODY_WIDTH_M, draw_staging
-from macedance.errors import ConfigError
+from macedance.appearance_data.windows import MAX_UPSCALE
+from macedance.errors import ConfigError, DataError
 from macedance.motion.body_mesh import rest_joints
 from macedance.rendering.pose_drawing import BODY_20, PALETTE
 
@@ -154,8 +155,18 @@ def test_the_commands_make_order_and_encode_a_corpus(tmp_path: Path, capsys: pyt
         (["--part", "3/2"], "--part"),
         (["--size", "32"], "--size"),
         (["--device", "tpu9"], "--device"),
+        (["--windows", "some"], "--windows"),
+        (["--windows", "0"], "--windows"),
+        (["--max-upscale", "0"], "--max-upscale"),
     ):
         with pytest.raises(ConfigError, match=match):
             main([*encode, "--frames", "5", *wrong])
+    with pytest.raises(DataError, match="compute_dtype, max_upscale, windows differ"):
+        main([*encode, "--frames", "5", "--compute-dtype", "bfloat16", "--windows", "2", "--max-upscale", "1.5"])
+    encode[encode.index("--out") + 1] = str(tmp_path / "half")
+    main([*encode, "--frames", "5", "--compute-dtype", "bfloat16", "--windows", "2", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert told["encoded"]["compute_dtype"] == {"vae": "bfloat16"}
+    assert (told["encoded"]["windows"], told["encoded"]["max_upscale"]) == (2, MAX_UPSCALE)
     with pytest.raises(ConfigError, match="--size has 3 numbers"):
         main(["appearance-demo", "--out", str(tmp_path / "x"), "--size", "32", "32", "32"])

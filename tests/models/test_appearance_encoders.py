@@ -183,6 +183,41 @@ def test_damaged_folders_are_named(wan_folder: Path, tmp_path: Path) -> None:
         AppearanceEncoders.from_folder(tmp_path, text_dim=4)
 
 
+@pytest.mark.parametrize("frames", [1, 4, 9])
+def test_latents_are_the_numbers_of_diffusers_pieces(frames: int) -> None:
+    """Which take four frames after the first and would lose a rest: a held last frame fills them up."""
+    codec, vae, video = LatentCodec(tiny.make_vae()), tiny.make_vae(), pixels(2, 3, frames, 16, 24)
+    held = torch.cat([video, video[:, :, -1:].expand(-1, -1, -(frames - 1) % 4, -1, -1)], dim=2)
+    with torch.no_grad():
+        expected = vae.encode(held).latent_dist.mode()[:, :, :frames]
+    latents = codec.encode(video)
+    assert (latents - codec.standardised(expected)).abs().max() < 2e-6
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(codec.vae, "encode", None)  # not gone through
+        assert torch.equal(codec.encode(video), latents)
+
+
+def test_the_autoencoder_lies_channels_last_on_a_cpu(tmp_path: Path) -> None:
+    codec = LatentCodec(tiny.make_vae())
+    before = codec.identity()
+    codec.encode(pixels(1, 3, 2, 16, 16))
+    kinds = [m for m in codec.vae.modules() if isinstance(m, torch.nn.Conv3d) and m.weight[0, 0].numel() > 1]
+    assert kinds
+    assert all(m.weight.is_contiguous(memory_format=torch.channels_last_3d) for m in kinds)
+    assert codec.identity() == before
+    codec.vae.save_pretrained(tmp_path / "vae")
+    loaded = AppearanceEncoders.from_folder(tmp_path, text_dim=4)
+    assert all(torch.equal(v, codec.vae.state_dict()[k]) for k, v in loaded.codec.vae.state_dict().items())
+
+
+def test_the_precision_of_every_encoder_is_told(wan_folder: Path, toy: AppearanceEncoders) -> None:
+    assert toy.compute_dtype == {"vae": "float32"}
+    made = AppearanceEncoders.from_folder(wan_folder, precision="bfloat16", vae_precision="float32")
+    assert made.compute_dtype == {"vae": "float32", "text_encoder": "bfloat16", "image_encoder": "bfloat16"}
+    half = AppearanceEncoders.from_folder(wan_folder, vae_precision="bfloat16")
+    assert half.compute_dtype == {"vae": "bfloat16", "text_encoder": "float32", "image_encoder": "float32"}
+
+
 def test_no_frame_of_a_clip_is_dropped() -> None:
     """diffusers encodes four frames at a time and forgets a rest."""
     codec = LatentCodec(tiny.make_vae())

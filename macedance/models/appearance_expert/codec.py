@@ -12,18 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from macedance.models.appearance_expert.geometry import LatentGeometry
-from macedance.models.appearance_expert.one_pass import decode_clip
+from macedance.models.appearance_expert.initialisation import prefer_channels_last
+from macedance.models.appearance_expert.one_pass import decode_clip, encode_clip
 from macedance.models.appearance_expert.text_encoders import weights_identity
 
 #: Frames of the pieces in which diffusers encodes and decodes, whatever the autoencoder's factor.
 _PIECE_FRAMES = 4
 
-#: Frames that AutoencoderKLWan encodes at once after the first.
-_ENCODED_AT_ONCE = 4
-
 
 class LatentCodec(nn.Module):
     """An AutoencoderKLWan with its latents brought to zero mean and unit variance by its configuration.
+
+    Clips go through it piece by piece, as diffusers has it, where its temporal factor is 4; else in one pass
+    (one_pass.py), since diffusers' pieces are of four frames whatever the factor and lose the rest.
 
     Args:
         vae: The autoencoder; frozen here and kept in ``eval``.
@@ -38,6 +39,7 @@ class LatentCodec(nn.Module):
         self.vae = vae.eval().requires_grad_(False)
         self.geometry = LatentGeometry.of(vae.config, patch)
         self._blanks: dict[tuple[Any, ...], Tensor] = {}
+        self._laid_out = False
         for name, values in (("mean", vae.config["latents_mean"]), ("std", vae.config["latents_std"])):
             values = torch.tensor(list(values)[: self.geometry.channels], dtype=torch.float32)
             self.register_buffer(name, values.view(1, -1, 1, 1, 1), persistent=False)
@@ -61,16 +63,13 @@ class LatentCodec(nn.Module):
             ConfigError: Pixels or frames that do not come out even.
         """
         self.geometry.check(*pixels_BCTHW.shape[2:])
-        frames = pixels_BCTHW.shape[2]
-        # diffusers encodes the first frame and then four at a time, and drops a rest whatever the temporal factor is.
-        beyond = -(frames - 1) % _ENCODED_AT_ONCE
-        if beyond:
-            held = pixels_BCTHW[:, :, -1:].expand(-1, -1, beyond, -1, -1)
-            pixels_BCTHW = torch.cat([pixels_BCTHW, held], dim=2)
-        parameter = next(self.vae.parameters())
-        latents: Tensor = self.vae.encode(pixels_BCTHW.to(parameter.device, parameter.dtype)).latent_dist.mode()
-        # The autoencoder is causal: what was held changes nothing before it.
-        return self.standardised(latents[:, :, : self.geometry.latent_frames(frames)].float())
+        pixels = self._own(pixels_BCTHW)
+        latents: Tensor
+        if self._in_pieces:
+            latents = self.vae.encode(pixels).latent_dist.mode()
+        else:
+            latents = encode_clip(self.vae, pixels).chunk(2, dim=1)[0]
+        return self.standardised(latents.float())
 
     def blank(self, batch: int, frames: int, height: int, width: int) -> Tensor:
         """Latents of a clip of which nothing is known: every pixel 0, as Wan-Animate marks it; kept for each size."""
@@ -85,14 +84,29 @@ class LatentCodec(nn.Module):
     @torch.no_grad()
     def decode(self, latents_BCTHW: Tensor) -> Tensor:
         """Pixels (B, 3, T, H, W) in [-1, 1], float32."""
-        parameter = next(self.vae.parameters())
-        raw = self.raw(latents_BCTHW.float()).to(parameter.device, parameter.dtype)
-        decoded: Tensor
-        if self.geometry.temporal == _PIECE_FRAMES:
-            decoded = self.vae.decode(raw, return_dict=False)[0]
-        else:
-            decoded = decode_clip(self.vae, raw)
+        raw = self._own(self.raw(latents_BCTHW.float()))
+        decoded: Tensor = self.vae.decode(raw, return_dict=False)[0] if self._in_pieces else decode_clip(self.vae, raw)
         return decoded.float()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the autoencoder's weights, in which it computes."""
+        return next(self.vae.parameters()).dtype
+
+    @property
+    def _in_pieces(self) -> bool:
+        return self.geometry.temporal == _PIECE_FRAMES
+
+    def _own(self, x: Tensor) -> Tensor:
+        """A tensor where the autoencoder is, as it computes; on a CPU with the channels innermost, as its weights."""
+        parameter = next(self.vae.parameters())
+        x = x.to(parameter.device, parameter.dtype)
+        if parameter.device.type != "cpu":
+            return x
+        if not self._laid_out:
+            prefer_channels_last(self.vae)
+            self._laid_out = True
+        return x.contiguous(memory_format=torch.channels_last_3d)
 
     def standardised(self, latents: Tensor) -> Tensor:
         """Zero mean and unit variance from the autoencoder's own latents."""

@@ -14,8 +14,9 @@ class EncodersFrom:
         text_dim: Channels of the weightless text encoder of a folder without one, the transformer's ``text_dim``.
         text_tokens: Its tokens.
         face_size: Pixels of one side of the face video, the transformer's ``motion_encoder_size``.
-        precision: Of text and image encoder.
-        vae_precision: Of the autoencoder.
+        precision: Of text and image encoder, in which they compute.
+        vae_precision: Of the autoencoder. Both as `macedance data encode --compute-dtype` gives latents that are those
+            of a corpus encoded so.
     """
 
     def __init__(

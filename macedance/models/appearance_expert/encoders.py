@@ -80,7 +80,7 @@ class AppearanceEncoders(nn.Module):
             patch: Latent rows and columns to a token, of the transformer.
             with_image: Load the image encoder, if there is one; None: if the transformer takes its features.
             precision: Of text and image encoder.
-            vae_precision: Of the autoencoder: in float32 as Wan keeps it, or bfloat16 where memory is short.
+            vae_precision: Of the autoencoder: in float32 as Wan keeps it, or bfloat16 where time or memory is short.
 
         Raises:
             CheckpointError: No such folder, no autoencoder, weights that are missing or damaged, or encoders that do
@@ -114,6 +114,16 @@ class AppearanceEncoders(nn.Module):
         """Encoder -> identity of its weights; equal ones give equal conditions, up to rounding."""
         found = {VAE: self.codec.identity(), TEXT: self.text_encoder.identity()}
         return found if self.image_encoder is None else {**found, IMAGE: self.image_encoder.identity()}
+
+    @property
+    def compute_dtype(self) -> dict[str, str]:
+        """Encoder -> precision of its weights, in which it computes; one without weights is not named."""
+        found = {VAE: self.codec.dtype}
+        for name, module in ((TEXT, self.text_encoder), (IMAGE, self.image_encoder)):
+            weight = None if module is None else next(module.parameters(), None)
+            if weight is not None:
+                found[name] = weight.dtype
+        return {name: str(dtype).removeprefix("torch.") for name, dtype in found.items()}
 
     def encode_video(self, pixels_BCTHW: Tensor) -> Tensor:
         """Standardised latents (B, z, t, h, w) of clips (B, 3, T, H, W).
