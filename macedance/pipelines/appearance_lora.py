@@ -2,7 +2,7 @@
 
 diffusers: ``transformer.blocks.0.attn1.to_q.lora_A.weight`` and peft's configuration in the metadata; it loads by
 ``WanAnimatePipeline.load_lora_weights``. ComfyUI: Wan's own names, ``diffusion_model.blocks.0.self_attn.q`` with
-``.lora_down.weight``, ``.lora_up.weight`` and ``.alpha``.
+``.lora_down.weight``, ``.lora_up.weight`` and ``.alpha``. Published files: see appearance_lora_layouts.py.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from macedance.errors import CheckpointError
 from macedance.models.appearance_expert.network import AppearanceExpert
 from macedance.nn.trainable import LoraSettings
 from macedance.pipelines.appearance_config import AppearanceModelConfig, differing_arguments
+from macedance.pipelines.appearance_lora_layouts import in_diffusers_layout
 from macedance.pipelines.base_weights import BaseWeights, plain_name
 from macedance.pipelines.checkpoint_content import CheckpointContent, Weights
 from macedance.pipelines.folder import check_weights
@@ -36,6 +38,9 @@ CONFIG_KEY, BASE_KEY = "macedance_config", "macedance_base"
 _DIFFUSERS_KEY = "lora_adapter_metadata"
 _PREFIX = "transformer."
 _PARTS = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])\.(?:default\.)?weight")
+_BIAS = ".lora_B.bias"
+#: Of peft's configuration: what would have to be followed, and is not.
+_NOT_FOLLOWED = ("alpha_pattern", "use_rslora", "use_dora", "layer_replication", "megatron_config")
 #: Names of a block's layers in diffusers -> in Wan's own code.
 _WAN_NAMES = (
     ("attn1.to_out.0", "self_attn.o"), ("attn1.to_", "self_attn."), ("attn2.to_out.0", "cross_attn.o"),
@@ -48,16 +53,17 @@ class LoraWeights:
     """Low-rank adapters and what they are for.
 
     Attributes:
-        tensors: By name in diffusers' transformer: ``blocks.0.attn1.to_q.lora_A.weight``.
-        rank: Rank.
-        alpha: The update is scaled by alpha / rank.
+        tensors: By name in diffusers' transformer: ``blocks.0.attn1.to_q.lora_A.weight``; in published ones also
+            ``lora_B.bias``, what is added to the layer's bias.
+        rank: Rank; of most layers, in published ones.
+        alpha: The update is scaled by alpha / a layer's rank; None: by 1, whatever the rank.
         config: Of the model that they were trained on; None in files of others.
         base: Its weights; None: unknown.
     """
 
     tensors: dict[str, Tensor]
     rank: int
-    alpha: float
+    alpha: float | None
     config: AppearanceModelConfig | None = None
     base: BaseWeights | None = None
 
@@ -68,9 +74,32 @@ class LoraWeights:
 
     @property
     def settings(self) -> LoraSettings:
-        """The same for a network whose transformer carries the adapters."""
+        """The same for a network whose transformer carries the adapters.
+
+        Raises:
+            CheckpointError: Several ranks, or biases.
+        """
+        alpha = self.plain_alpha()
         names = "|".join(re.escape(f"{_PREFIX}{name}") for name in self.modules)
-        return LoraSettings(self.rank, self.alpha, names)
+        return LoraSettings(self.rank, alpha, names)
+
+    def rank_of(self, module: str) -> int:
+        """Of one layer."""
+        return int(self.tensors[f"{module}.lora_A.weight"].shape[0])
+
+    def plain_alpha(self) -> float:
+        """The alpha of adapters that are one rank's pairs and nothing else, as ours are.
+
+        Raises:
+            CheckpointError: Several ranks, or biases.
+        """
+        if self.alpha is None or any(name.endswith(_BIAS) for name in self.tensors):
+            raise CheckpointError(
+                "the adapters have several ranks, or biases",
+                expected="adapters that were trained here",
+                fix="attach them where the model is used: MotionToVideo.load_lora, generate --lora",
+            )
+        return self.alpha
 
 
 def lora_of(content: CheckpointContent, which: Weights = "auto") -> LoraWeights:
@@ -141,7 +170,7 @@ def write_diffusers(path: Path, lora: LoraWeights) -> None:
 
     config = LoraConfig(
         r=lora.rank,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]
+        lora_alpha=lora.plain_alpha(),  # type: ignore[arg-type]
         target_modules=lora.modules,
     ).to_dict()
     told = {f"{_PREFIX}{key}": sorted(v) if isinstance(v, set) else v for key, v in config.items()}
@@ -155,7 +184,9 @@ def write_diffusers(path: Path, lora: LoraWeights) -> None:
 
 
 def read_lora(path: str | Path) -> LoraWeights:
-    """Adapters from a file in either layout, or a folder with diffusers' file.
+    """Adapters from a file in diffusers' layout or one that diffusers converts, or a folder with diffusers' file.
+
+    Tensors that diffusers leaves out are left out and warned about.
 
     Raises:
         CheckpointError: Missing, damaged, or no adapters of a Wan transformer.
@@ -170,22 +201,26 @@ def read_lora(path: str | Path) -> LoraWeights:
             raw = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"cannot read the adapters: {error}", where=path, expected="safetensors") from error
-    tensors, alphas = _from_comfyui(raw) if any(n.startswith("diffusion_model.") for n in raw) else (raw, set())
-    tensors = {name.removeprefix(_PREFIX): value for name, value in tensors.items()}
-    ranks = {int(value.shape[0]) for name, value in tensors.items() if name.endswith(".lora_A.weight")}
-    if len(ranks) != 1 or len(alphas) > 1 or not all(_PARTS.fullmatch(name) for name in tensors):
+    tensors = {name.removeprefix(_PREFIX): value for name, value in in_diffusers_layout(raw, path).items()}
+    unknown = sorted(name for name in tensors if not _PARTS.fullmatch(name) and not name.endswith(_BIAS))
+    ranks = Counter(int(value.shape[0]) for name, value in tensors.items() if name.endswith(".lora_A.weight"))
+    if unknown or not ranks:
         raise CheckpointError(
-            "the file does not hold low-rank adapters of one rank of a Wan transformer",
+            f"the file does not hold low-rank adapters of a Wan transformer{''.join(f': {n}' for n in unknown[:1])}",
             where=path,
-            expected="a file of `macedance checkpoint export --format lora` or `comfyui`",
+            expected="a file of `macedance checkpoint export --format lora` or `comfyui`, or one that diffusers reads",
         )
-    rank = ranks.pop()
+    rank = ranks.most_common(1)[0][0]
     try:
         peft = json.loads(told.get(_DIFFUSERS_KEY) or "{}")
-        alpha = float(alphas.pop() if alphas else peft.get(f"{_PREFIX}lora_alpha", rank))
+        beyond = [key for key in _NOT_FOLLOWED if peft.get(f"{_PREFIX}{key}")]
+        said = peft.get(f"{_PREFIX}lora_alpha")
+        alpha = float(said) if said is not None else float(rank) if len(ranks) == 1 else None
         config, base = (json.loads(told.get(key) or "null") for key in (CONFIG_KEY, BASE_KEY))
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"the adapters' metadata is damaged: {error}", where=path) from error
+    if beyond:
+        raise CheckpointError(f"the adapters are of a kind that is not known here: {', '.join(beyond)}", where=path)
     return LoraWeights(
         tensors,
         rank,
@@ -216,26 +251,54 @@ def attach_lora(network: AppearanceExpert, lora: LoraWeights, where: str | Path,
             where=where,
             expected="adapters that were trained on this model",
         )
-    shapes = {key: tuple(value.shape) for key, value in network.transformer.state_dict().items()}
-    wrong = []
-    for module in lora.modules:
-        own = shapes.get(f"{module}.weight")
-        down, up = (lora.tensors.get(f"{module}.lora_{side}.weight") for side in "AB")
-        if own is None or down is None or up is None or (up.shape[0], down.shape[1]) != (own[0], own[-1]):
-            wrong.append(module)
+    wrong = _not_fitting(network, lora)
     if wrong:
         raise CheckpointError(
             f"the adapters are of another model: {len(wrong)} of {len(lora.modules)} do not fit, first {wrong[0]}",
             where=where,
             expected="adapters that were trained on this model",
         )
-    told = {"r": lora.rank, "lora_alpha": lora.alpha, "target_modules": lora.modules}
+    tensors = dict(lora.tensors)
+    biased = any(name.endswith(_BIAS) for name in tensors)
+    if biased:  # peft gives all layers one or none
+        for module in lora.modules:
+            up = tensors[f"{module}.lora_B.weight"]
+            tensors.setdefault(f"{module}{_BIAS}", up.new_zeros(up.shape[0]))
+    ranks = {module: lora.rank_of(module) for module in lora.modules}
+    others = {f"^{re.escape(module)}": rank for module, rank in ranks.items() if rank != lora.rank}
+    told = {
+        "r": lora.rank,
+        "lora_alpha": lora.rank if lora.alpha is None else lora.alpha,
+        "target_modules": lora.modules,
+        "rank_pattern": others,
+        "alpha_pattern": others if lora.alpha is None else {},
+        "lora_bias": biased,
+    }
     network.transformer.load_lora_adapter(
-        {f"{_PREFIX}{key}": value for key, value in lora.tensors.items()},
+        {f"{_PREFIX}{key}": value for key, value in tensors.items()},
         prefix="transformer",
         adapter_name=name,
         metadata={f"{_PREFIX}{key}": value for key, value in told.items()},
     )
+
+
+def _not_fitting(network: AppearanceExpert, lora: LoraWeights) -> list[str]:
+    """Adapted layers that a network has not, or of another shape."""
+    shapes = {
+        key.replace(".base_layer.", "."): tuple(value.shape) for key, value in network.transformer.state_dict().items()
+    }
+    wrong = []
+    for module in lora.modules:
+        sizes = [None if value is None else tuple(value.shape) for value in (
+            lora.tensors.get(f"{module}.lora_A.weight"), lora.tensors.get(f"{module}.lora_B.weight"),
+        )]  # fmt: skip
+        own, bias = shapes.get(f"{module}.weight", ()), lora.tensors.get(f"{module}{_BIAS}")
+        rank = 0 if sizes[0] is None else sizes[0][0]
+        if len(own) != 2 or sizes != [(rank, own[1]), (own[0], rank)]:
+            wrong.append(module)
+        elif bias is not None and tuple(bias.shape) != shapes.get(f"{module}.bias"):
+            wrong.append(f"{module}, whose bias it has not")
+    return wrong
 
 
 def check_trained_on(network: AppearanceExpert, lora: LoraWeights, where: str | Path) -> None:
@@ -281,7 +344,7 @@ def write_comfyui(path: Path, lora: LoraWeights) -> None:
         name = f"diffusion_model.{_wan_name(module, path)}"
         tensors[f"{name}.lora_down.weight"] = lora.tensors[f"{module}.lora_A.weight"]
         tensors[f"{name}.lora_up.weight"] = lora.tensors[f"{module}.lora_B.weight"]
-        tensors[f"{name}.alpha"] = torch.tensor(lora.alpha)
+        tensors[f"{name}.alpha"] = torch.tensor(lora.plain_alpha())
     save_tensors(tensors, path, {"format": "pt"})
 
 
@@ -296,22 +359,6 @@ def _wan_name(module: str, where: Path) -> str:
         expected="adapters on attention and feed-forward layers of the blocks",
         fix="--format lora",
     )
-
-
-def _from_comfyui(raw: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], set[float]]:
-    """Diffusers' names, and the alphas that were met."""
-    tensors, alphas = {}, set()
-    for name, value in raw.items():
-        plain = name.removeprefix("diffusion_model.")
-        for ours, theirs in _WAN_NAMES:
-            if f".{theirs}" in plain:
-                plain = plain.replace(f".{theirs}", f".{ours}", 1)
-                break
-        if plain.endswith(".alpha"):
-            alphas.add(float(value))
-            continue
-        tensors[plain.replace(".lora_down.", ".lora_A.").replace(".lora_up.", ".lora_B.")] = value
-    return tensors, alphas
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, Any]) -> None:

@@ -133,8 +133,9 @@ def test_comfyui_s_layout_has_wan_s_names_and_gives_the_same(
 
     ours, again = export_checkpoint(stages[1].directory, tmp_path / "d", "lora"), read_lora(path)
     assert again.rank == 4
-    assert again.alpha == 6.0
-    assert all(torch.equal(value, again.tensors[name]) for name, value in read_lora(ours).tensors.items())
+    assert again.alpha == 4.0  # what was more is multiplied into the pairs
+    for name, value in read_lora(ours).tensors.items():
+        torch.testing.assert_close(again.tensors[name], value * (1.5 if ".lora_A." in name else 1.0))
     outputs = []
     for file in (ours, path):
         pipe = pipeline(base)
