@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from lightning_modules.base import ExpertModule, OptimizerFactory
 from lightning_modules.schedules import WarmupCosine
 from lightning_modules.stages import Stage, stage_settings
-from macedance.diffusion.flow_matching import FlowDraws, FlowMatching, draw_flow
+from lightning_modules.strategies import strategy_kind
+from macedance.diffusion.flow_matching import FlowDraws, FlowMatching, FlowSampler, draw_flow
 from macedance.errors import ConfigError
 from macedance.metrics.weighted_mean import WeightedMean
 from macedance.models.appearance_expert.costs import clip_inputs, walk_step
@@ -27,7 +28,7 @@ from macedance.models.appearance_expert.training import (
 )
 from macedance.nn.compilation import compile_submodules, nothing_compiled
 from macedance.nn.trainable import LoraSettings, keep_trained_precise
-from macedance.pipelines.appearance_config import AppearanceModelConfig, network_arguments
+from macedance.pipelines.appearance_config import AppearanceModelConfig, DroppedText, network_arguments
 from macedance.pipelines.appearance_weights import StartedFrom, check_encoders, config_of, load_source
 from macedance.pipelines.base_weights import PRETRAINED, plain_name
 from macedance.pipelines.motion_weights import Weights
@@ -46,7 +47,7 @@ class AppearanceExpertModule(ExpertModule):
         stage: ``kinematic``: the Body Adapter trains; ``aesthetic``: LoRA of rank 32 on attention and feed-forward of
             the blocks, with stage 1's adapter through ``init_from``; ``full``: everything. Short for ``train_only`` and
             ``lora``; null: as these say.
-        drop_probability: Chance that a clip's text and face are dropped.
+        drop_probability: Chance that a clip's text and face are dropped: it is shown the empty prompt and a blank face.
         known_probability: Chance that a clip's first ``known_frames`` frames are given, as they are when a long video
             is made in segments.
         known_frames: How many; clips encoded beforehand must have been encoded with as many.
@@ -54,6 +55,7 @@ class AppearanceExpertModule(ExpertModule):
         encoders: Makes the frozen encoders, for data that holds pixels; null: the data is encoded.
         sample_weights: Which weights of this run's checkpoints are sampled with, ``ema`` or ``raw``.
         num_steps: Sampling steps of the model by default.
+        sampler: The model's sampler by default, ``euler`` or ``unipc``, by which Wan-Animate is released.
         lr_schedule: See :class:`ExpertModule`, as the following.
         seed: Seeds initialisation and draws.
         init_from: Folder, checkpoint or exported adapter to take weights from; over the network's ``weights``, if any.
@@ -83,6 +85,7 @@ class AppearanceExpertModule(ExpertModule):
         encoders: EncodersFrom | None = None,
         sample_weights: Literal["ema", "raw"] = "ema",
         num_steps: int = 20,
+        sampler: FlowSampler = "euler",
         lr_schedule: WarmupCosine | None = None,
         seed: int = 0,
         init_from: str | None = None,
@@ -117,7 +120,8 @@ class AppearanceExpertModule(ExpertModule):
         self.drop_probability, self.known_probability = drop_probability, known_probability
         self.known_frames, self.exclude_reference_loss = known_frames, exclude_reference_loss
         self.sample_weights: Literal["ema", "raw"] = sample_weights
-        self.num_steps = num_steps
+        self.num_steps, self.sampler = num_steps, sampler
+        self.dropped_text: DroppedText = "empty_prompt"
         self.compiled = compiled
         self.fps, self.frames, self.size = 30.0, 0, (0, 0)
         self.encoder_identity: dict[str, str] = {}
@@ -134,6 +138,8 @@ class AppearanceExpertModule(ExpertModule):
         height, width = data.buckets[0][:2]
         self.size = (int(height), int(width))
         self.encoder_identity = dict(data.encoder_identity)
+        if self.drop_probability > 0:  # else what the base was trained with stays true
+            self.dropped_text = data.dropped_text
         self.manifest_sha256 = data.manifest.sha256
 
     def setup(self, stage: str) -> None:
@@ -152,13 +158,23 @@ class AppearanceExpertModule(ExpertModule):
             compile_submodules(self.built_network, self.compiled)
 
     def on_fit_start(self) -> None:
-        """Refuse a base in bfloat16 where nothing casts.
+        """Refuse a precision that leaves a base in bfloat16 beside what trains, or rounds what is to stay float32.
 
         Raises:
-            ConfigError: What trains is in float32, the base is not, and the run's precision leaves both as they are.
+            ConfigError: What trains is in float32, the base is not, and the run's precision leaves both as they are;
+                or it is a ``true`` half precision, which outside ZeRO casts everything, position tables included.
         """
+        precision = str(self.trainer.precision)
+        if precision.endswith("-true") and precision != "32-true" and strategy_kind(self.trainer) in ("single", "ddp"):
+            raise ConfigError(
+                "it would round what trains and what diffusers keeps in float32",
+                where=f"trainer.precision={precision}",
+                expected="bf16-mixed",
+                fix="--trainer.precision=bf16-mixed; the frozen base may be bfloat16: "
+                "--model.network.init_args.precision=bfloat16",
+            )
         kinds = {p.dtype for p in self.built_network.parameters()}
-        if len(kinds) > 1 and str(self.trainer.precision) in ("32", "32-true"):
+        if len(kinds) > 1 and precision in ("32", "32-true"):
             raise ConfigError(
                 "the base is in bfloat16 and what trains in float32",
                 where=f"trainer.precision={self.trainer.precision}",
@@ -291,6 +307,8 @@ class AppearanceExpertModule(ExpertModule):
             num_steps=self.num_steps,
             encoders=self.encoder_identity,
             sample_weights=self.sample_weights,
+            sampler=self.sampler,
+            dropped_text=self.dropped_text,
         )
 
     def describe(self) -> dict[str, Any]:

@@ -79,7 +79,10 @@ class _Clips(IterableDataset):  # type: ignore[type-arg]
 
 
 class FakeClips(pl.LightningDataModule):
-    """Clips made from their numbers, with what a run asks of a data module."""
+    """Clips made from their numbers, with what a run asks of a data module.
+
+    With ``slow_bfloat16`` the run trains in bfloat16 on a processor without such products too.
+    """
 
     fps, frames = 16.0, 3
     samples_per_epoch = 8
@@ -92,8 +95,13 @@ class FakeClips(pl.LightningDataModule):
         known_frames: int = 1,
         seed: int = 0,
         vae_identity: str = "f" * 64,
+        slow_bfloat16: bool = False,
     ) -> None:
         super().__init__()
+        if slow_bfloat16:
+            import launch.training_cli
+
+            launch.training_cli.cpu_multiplies_bf16 = lambda: True
         self.global_batch_size, self.as_pixels, self.known_frames = global_batch_size, as_pixels, known_frames
         self.start_position, self.seed = 0, seed
         self.buckets = [(16, 16, 3)]

@@ -13,7 +13,7 @@ from lightning_fabric.utilities.seed import reset_seed
 from pytorch_lightning.plugins.precision import DeepSpeedPrecision, Precision
 from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy
 from pytorch_lightning.strategies.strategy import _ForwardRedirection
-from torch import Tensor, autocast, bfloat16, nn
+from torch import Tensor, autocast, bfloat16, float32, nn
 
 from lightning_modules.strategies import partitions
 from lightning_modules.strategies.deepspeed_setup import (
@@ -28,12 +28,25 @@ from lightning_modules.strategies.sizes import zero_sizes
 from lightning_modules.strategies.zero_files import reading_safely
 from macedance.errors import ConfigError
 from macedance.nn.fragments import Fragment, whole_tensors
+from macedance.nn.precise import precise_names
 
 STAGES = (1, 2, 3)
 
 
+def _frozen_precise(model: nn.Module) -> dict[nn.Parameter, Tensor]:
+    """What does not train and is to stay float32, with its values; what trains is bfloat16 over float32 masters."""
+    names = precise_names(model)
+    return {
+        parameter: parameter.data
+        for name, parameter in model.named_parameters()
+        if name in names and not parameter.requires_grad and parameter.dtype == float32
+    }
+
+
 class ZeroPrecision(DeepSpeedPrecision):
     """bfloat16 weights over float32 master weights, as DeepSpeed has them, and products under autocast.
+
+    What is frozen and named in ``_keep_in_fp32_modules`` of its module stays float32.
 
     Lightning's own casts batch and buffers too: targets in metres and normalisers would lose their precision.
     """
@@ -166,9 +179,10 @@ class ZeroStrategy(DeepSpeedStrategy):
         import deepspeed
 
         buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+        precise = _frozen_precise(model)
         with quiet_deepspeed():
             if self.stage == 3 and "zero_optimization" in config:
-                self._place_in_parts(config, model)
+                self._place_in_parts(config, model, precise)
             engine, optimizer, _, _ = deepspeed.initialize(
                 args=None if self.root_device.index is None else Namespace(device_rank=self.root_device.index),
                 config=config,
@@ -181,17 +195,22 @@ class ZeroStrategy(DeepSpeedStrategy):
         for name, buffer in model.named_buffers():
             if buffer.dtype != buffers[name].dtype:
                 buffer.data = buffers[name].to(buffer.device)
+        if self.stage != 3:
+            # Outside the flat buffers of what trains every weight has a type of its own.
+            for parameter, value in precise.items():
+                parameter.data = value.to(parameter.device)
         # Checkpoints hold data only: no script to run from among them.
         engine._copy_recovery_script = lambda save_path: None
         return engine, optimizer
 
-    def _place_in_parts(self, config: dict[str, Any], model: nn.Module) -> None:
+    def _place_in_parts(self, config: dict[str, Any], model: nn.Module, precise: Mapping[nn.Parameter, Tensor]) -> None:
         """Cut each weight as it goes to its device: the device never holds the whole network, only one weight of it."""
         import deepspeed
 
         if config.get("bf16", {}).get("enabled"):
             for parameter in model.parameters():
-                parameter.data = parameter.data.bfloat16()
+                if parameter not in precise:
+                    parameter.data = parameter.data.bfloat16()
         deepspeed.zero.Init(module=model, config_dict_or_path=config)
         for buffer in model.buffers():
             buffer.data = buffer.data.to(self.root_device)

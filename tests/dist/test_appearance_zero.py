@@ -1,4 +1,4 @@
-"""Stages of the Appearance Expert under ZeRO-3 on two ranks: what changes, what does not, what is saved."""
+"""Stages of the Appearance Expert under ZeRO on two ranks: what changes, what does not, what is saved."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ from safetensors.torch import load_file
 from zygote import Zygote
 
 from macedance.models.appearance_expert.network import AppearanceExpert
+from macedance.nn.precise import precise_names
 from macedance.pipelines.checkpoint_content import read_content
 from macedance.pipelines.whole_checkpoint import read_checkpoint
 
 BLOCKS = ["transformer.blocks.*", "transformer.face_adapter.*"]
 ZERO3 = ("--config=strategies/zero3", "--trainer.strategy.init_args.keep_whole_below=0")
+#: Small weights stay whole, of either type.
+ZERO3_SOME = ("--config=strategies/zero3", "--trainer.strategy.init_args.keep_whole_below=100")
+ZERO2 = ("--config=strategies/zero2",)
 #: Bytes of a checkpoint's files that are no numbers.
 OVERHEAD = 150_000
 
@@ -36,6 +40,7 @@ class Stages:
     base: Path
     folder: Path
     runs: dict[tuple[str, int, bool], DistRun] = field(default_factory=dict)
+    bfloats: dict[tuple[str, tuple[str, ...]], DistRun] = field(default_factory=dict)
 
     @property
     def adapter(self) -> Path:
@@ -58,6 +63,24 @@ class Stages:
             self.runs[key] = DistRun(self.zygote, folder, arguments, ranks=ranks, launcher=ranks > 1)
             self.runs[key].run()
         return self.runs[key]
+
+    def bfloat16(self, stage: str, strategy: tuple[str, ...] = ()) -> DistRun:
+        """A run in bf16-mixed over a base in bfloat16: two ranks, or one without a strategy."""
+        key = (stage, strategy)
+        if key not in self.bfloats:
+            folder = self.folder / f"bfloat16-{len(self.bfloats)}"
+            source = self.bfloat16("kinematic").newest() if stage == "aesthetic" else None
+            config = run_config(stage, self.base, init_from=source, activation_checkpointing=BLOCKS)
+            config["model"]["init_args"]["network"]["init_args"]["precision"] = "bfloat16"
+            config["trainer"]["precision"] = "bf16-mixed"
+            config["data"]["init_args"]["slow_bfloat16"] = True
+            saver = {"class_path": "tests.appearance_fakes.SaveWhole"}
+            saver["init_args"] = {"path": str(folder / "whole.safetensors")}
+            config["trainer"]["callbacks"] = [{"class_path": "dist_recorder.Recorder"}, saver]
+            ranks, arguments = 2 if strategy else 1, [write_config(folder, config), *strategy]
+            self.bfloats[key] = DistRun(self.zygote, folder, arguments, ranks=ranks, launcher=bool(strategy))
+            self.bfloats[key].run()
+        return self.bfloats[key]
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +121,38 @@ def test_two_ranks_change_a_stage_s_tensors_and_no_other_bit(
     weights, moments = 4 * numbers, 8 * numbers
     # DeepSpeed keeps its own copy of the float32 weights among the optimizer's state.
     assert size <= 2 * weights + moments + weights + OVERHEAD
+
+
+@pytest.mark.parametrize(
+    ("stage", "strategy"),
+    [("kinematic", ZERO3), ("aesthetic", ZERO3_SOME), ("kinematic", ZERO2)],
+    ids=["kinematic-zero3", "aesthetic-zero3", "kinematic-zero2"],
+)
+def test_in_bfloat16_two_ranks_change_a_stage_s_tensors_and_round_no_other(
+    stage: str, strategy: tuple[str, ...], base: Path, stages: Stages
+) -> None:
+    single, sharded = stages.bfloat16(stage), stages.bfloat16(stage, strategy)
+    assert_close_losses(single, sharded, 1e-2)
+    before = dict(AppearanceExpert(TRANSFORMER, VAE, str(base), "bfloat16").state_dict())
+    precise = precise_names(AppearanceExpert(TRANSFORMER, VAE))
+    if stage == "aesthetic":
+        before |= {n: v.bfloat16() for n, v in read_content(stages.bfloat16("kinematic").newest()).tensors.items()}
+    after = load_file(sharded.folder / "whole.safetensors")
+    plain = {name: name.replace(".base_layer.", ".") for name in after}
+    mark = ".lora_" if stage == "aesthetic" else "pose_patch_embedding"
+    trained = {name for name in after if mark in name}
+    assert len(trained) == (40 if stage == "aesthetic" else 2)
+    changed = {n for n, v in after.items() if n in trained or not torch.equal(v, before[plain[n]])}
+    assert changed == trained, "everything else is as it was, bit for bit"
+    assert {plain[n] for n, v in after.items() if v.dtype == torch.float32} == precise, "as diffusers has them"
+    assert any(bool((v != v.bfloat16()).any()) for v in after.values()), "not rounded on the way"
+
+    content = read_content(sharded.newest())
+    assert content.tensors.keys() == trained
+    masters = [value for name, value in content.tensors.items() if "lora_B" not in name]
+    assert all(bool((value != value.bfloat16()).any()) for value in masters), "float32 is kept of what trains"
+    whole = read_checkpoint(sharded.newest()).trained("raw")
+    assert all(torch.equal(whole[name].to(value), value) for name, value in after.items())
 
 
 def test_a_killed_stage_goes_on(stages: Stages, tmp_path: Path) -> None:

@@ -208,6 +208,17 @@ def test_a_frozen_base_in_bfloat16_is_found_again(base: Path, tmp_path: Path, mo
         assert all(torch.equal(value, read[name]) for name, value in state.items())
 
 
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
+def test_a_precision_that_rounds_everything_is_refused(
+    precision: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launch.training_cli.cpu_multiplies_bf16", lambda: True)
+    config = run_config("kinematic", base)
+    config["trainer"]["precision"] = precision
+    with pytest.raises(ConfigError, match=rf"round what trains.*{precision}.*expected bf16-mixed"):
+        fit(tmp_path, config)
+
+
 def test_a_stage_is_short_for_settings_and_refuses_those_of_another() -> None:
     assert stage_settings("aesthetic", None, None)[1] == LoraSettings(32, 32.0, LORA_TARGETS)
     assert stage_settings("aesthetic", None, LoraSettings(8, 8.0))[1] == LoraSettings(8, 8.0, LORA_TARGETS)

@@ -17,7 +17,9 @@ from macedance.diffusion.flow_matching import TIMESTEPS
 from macedance.errors import CheckpointError, ConfigError
 from macedance.models.appearance_expert.conditions import MASK_CHANNELS, Conditions, transformer_input
 from macedance.models.appearance_expert.geometry import LatentGeometry
+from macedance.models.appearance_expert.precision import compute_as_diffusers
 from macedance.nn.compilation import products_for_attention
+from macedance.nn.precise import cast_network
 
 #: Precision of the weights in memory.
 Precision = Literal["float32", "bfloat16"]
@@ -45,7 +47,8 @@ class AppearanceExpert(nn.Module):
         weights: A folder in diffusers' layout (the model's, or its ``transformer``) or a hub id, whose files lie in the
             cache, to take the weights from; None: by the seed. Nothing is downloaded, and on the meta device nothing is
             loaded.
-        precision: Of the weights in memory. The norms and embeddings that diffusers keeps in float32 stay in it.
+        precision: Of the weights in memory. The norms and embeddings that diffusers keeps in float32 stay in it, and
+            are computed in it, under autocast too.
 
     Raises:
         ConfigError: Arguments that do not fit one another.
@@ -71,9 +74,10 @@ class AppearanceExpert(nn.Module):
         self.pretrained = weights
         if weights is None or torch.get_default_device().type == "meta":
             self.transformer = WanAnimateTransformer3DModel(**arguments)
-            _cast(self.transformer, getattr(torch, precision))
+            cast_network(self.transformer, getattr(torch, precision))
         else:
             self.transformer = _loaded(weights, arguments, precision)
+        compute_as_diffusers(self.transformer)
 
     def __repr__(self) -> str:
         # DeepSpeed prints what it has sharded, and the layers of diffusers' motion encoder fail at that.
@@ -106,14 +110,6 @@ class AppearanceExpert(nn.Module):
                 return_dict=False,
             )[0]
         return predicted
-
-
-def _cast(transformer: Any, dtype: torch.dtype) -> None:
-    """Bring the weights to a precision, but for those that diffusers keeps in float32 when it loads a model."""
-    kept = set(transformer._keep_in_fp32_modules)
-    for name, parameter in transformer.named_parameters():
-        if not kept.intersection(name.split(".")):
-            parameter.data = parameter.data.to(dtype)
 
 
 def _checked(transformer: Mapping[str, Any], vae: Mapping[str, Any]) -> dict[str, Any]:
