@@ -95,7 +95,8 @@ class ExpertModule(pl.LightningModule):
             )
         if self.activation_checkpointing:
             recompute_activations(network, self.activation_checkpointing)
-        self.network = network
+        # Lightning leaves the mode as it finds it, and pretrained networks come in eval, in which all is kept.
+        self.network = network.train()
 
     def adopt_corpus(self, data: Any) -> None:
         """Take from a data module what the model must know of its corpus."""

@@ -17,6 +17,7 @@ from launch.training import train
 from lightning_modules.stages import stage_settings
 from macedance.errors import CheckpointError, ConfigError
 from macedance.models.appearance_expert.network import ANIMATE_ADAPTER, LORA_TARGETS, AppearanceExpert
+from macedance.nn import recomputation
 from macedance.nn.trainable import LoraSettings
 from macedance.pipelines.export import export_checkpoint
 from macedance.pipelines.whole_checkpoint import read_checkpoint
@@ -104,6 +105,18 @@ def test_checkpointing_changes_no_bit_of_the_result(stage: str, base: Path, tmp_
     assert losses(runs[0]) == losses(runs[1])
     states = [run.model.built_network.state_dict() for run in runs]
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_a_pretrained_base_is_trained_on_in_the_mode_of_training(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Diffusers loads in eval, in which activations would be kept, whatever the config asks for."""
+    again: list[int] = []
+    compute = recomputation.checkpoint
+    monkeypatch.setattr(recomputation, "checkpoint", lambda *a, **k: again.append(1) or compute(*a, **k))
+    run = fit(tmp_path, run_config("kinematic", base, activation_checkpointing=BLOCKS))
+    assert all(module.training for module in run.model.built_network.modules())
+    assert len(again) == 3 * 3, "two blocks and a face adapter in each of three steps"
 
 
 def losses(run: Run) -> list[str]:
