@@ -35,6 +35,7 @@ from macedance.appearance_data.samples import ClipFacts, RawClip
 from macedance.appearance_data.windows import MAX_UPSCALE, Bucket, Window, read_window, reference_choices
 from macedance.errors import ConfigError, DataError
 from macedance.music.cache import cache_root
+from macedance.pipelines.appearance_config import DroppedText
 
 
 @dataclass(frozen=True)
@@ -215,6 +216,11 @@ class AppearanceDataModule(pl.LightningDataModule):
         return {} if self.encoded is None else dict(self.encoded.encoders)
 
     @property
+    def dropped_text(self) -> DroppedText:
+        """What stands for a dropped prompt in the batches: the empty prompt's embedding, where there is one."""
+        return "zeros" if self.encoded is not None and self.sources.empty_text is None else "empty_prompt"
+
+    @property
     def fps(self) -> float:
         """Frames per second."""
         return self.sources.fps
@@ -266,6 +272,7 @@ class AppearanceDataModule(pl.LightningDataModule):
             self.random_windows,
             self._substitutes_faulty(),
         )
+        rows.empty_text = sources.empty_text
         return self._loader(rows, batch_sampler=self._sampler())
 
     def val_dataloader(self) -> MotionLoader | list[MotionLoader]:
@@ -283,6 +290,7 @@ class AppearanceDataModule(pl.LightningDataModule):
             return []
         known = 0 if sources.info is None else sources.info.known_frames
         rows = HeldOutClips(clips, self._blanks(clips), known, self.seed)
+        rows.empty_text = sources.empty_text
         batches = HeldOutBatches(clips, self._numbers(split, clips), self.val_batch_size, *self._rank())
         return self._loader(rows, batch_sampler=batches)
 

@@ -20,8 +20,15 @@ from datamodules.streams.manifest import APPEARANCE_FORMAT, MANIFEST_NAME, Manif
 from datamodules.streams.shard_file import ShardFile
 from datamodules.streams.shards import ShardSet, open_shards
 from datamodules.streams.writer import check_target
-from macedance.appearance_data.encoding import PixelWindow, encode_blank, encode_windows, encoded_info, pixel_windows
-from macedance.appearance_data.latents import ENCODED_NAME, EncodedInfo, blank_name
+from macedance.appearance_data.encoding import (
+    PixelWindow,
+    encode_blank,
+    encode_empty_text,
+    encode_windows,
+    encoded_info,
+    pixel_windows,
+)
+from macedance.appearance_data.latents import EMPTY_TEXT_NAME, ENCODED_NAME, EncodedInfo, blank_name
 from macedance.appearance_data.samples import RawClip
 from macedance.appearance_data.windows import (
     ALL_COVERING,
@@ -271,6 +278,8 @@ def _write_blanks(out: Path, encoders: AppearanceEncoders, info: EncodedInfo, bu
         path = out / blank_name(bucket.height, bucket.width, info.frames)
         if not path.is_file():
             write_atomically(path, encode_blank(encoders, bucket, info))
+    if not (out / EMPTY_TEXT_NAME).is_file():
+        write_atomically(out / EMPTY_TEXT_NAME, encode_empty_text(encoders, info))
 
 
 def _note_path(out: Path, task: _Task) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -11,11 +12,12 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from datamodules.appearance_clips import AppearanceSamples, Clips, Size
 from datamodules.appearance_corpora import not_appearance
 from datamodules.streams.manifest import APPEARANCE_FORMAT, MANIFEST_NAME
+from datamodules.streams.remote import RemoteFolder
 from datamodules.streams.shard_cache import ShardCache
 from datamodules.streams.shards import ShardSet, open_shards
-from datamodules.streams.transport import is_url
+from datamodules.streams.transport import MissingFile, is_url
 from datamodules.streams.united import unite
-from macedance.appearance_data.latents import EncodedInfo, blank_name, load_tensors
+from macedance.appearance_data.latents import EMPTY_TEXT_NAME, EncodedInfo, blank_name, load_tensors
 from macedance.appearance_data.windows import MAX_UPSCALE, Bucket, nearest_bucket, why_no_bucket
 from macedance.errors import ConfigError, DataError
 
@@ -191,7 +193,7 @@ class AppearanceSources:
         for part in self._parts:
             folder = part.shards.folder
             try:
-                data = (folder / name).read_bytes() if isinstance(folder, Path) else folder.read(name)
+                data = _read(folder, name)
                 blank = load_tensors(data, f"{folder}/{name}")["blank"]
             except (OSError, KeyError, DataError) as fault:
                 error = error or DataError(
@@ -205,3 +207,36 @@ class AppearanceSources:
             return blank
         assert error is not None  # there is at least one source
         raise error
+
+    @cached_property
+    def empty_text(self) -> torch.Tensor | None:
+        """Embedding (N, D) of the empty prompt; None for videos, and for latents of before it was kept (said once).
+
+        Raises:
+            DataError: It cannot be read.
+        """
+        if self.info is None:
+            return None
+        for part in self._parts:
+            folder = part.shards.folder
+            where = f"{folder}/{EMPTY_TEXT_NAME}"
+            try:
+                data = _read(folder, EMPTY_TEXT_NAME)
+            except (FileNotFoundError, MissingFile):
+                continue
+            except OSError as error:
+                raise DataError(f"it cannot be read ({error.strerror})", where=where) from error
+            text = load_tensors(data, where).get("text")
+            if text is None or text.ndim != 2:
+                raise DataError("it holds no embedding of the empty prompt", where=where, fix="remove it, encode again")
+            return text
+        rank_zero_warn(
+            f"the corpus {self._parts[0].shards.folder} has no {EMPTY_TEXT_NAME}: where a prompt is dropped, training "
+            "shows zeros in its place; `macedance data encode` with the same options adds the file"
+        )
+        return None
+
+
+def _read(folder: Path | RemoteFolder, name: str) -> bytes:
+    """A whole file of a corpus that lies beside its shards."""
+    return (folder / name).read_bytes() if isinstance(folder, Path) else folder.read(name)

@@ -25,7 +25,7 @@ from macedance.errors import DataError, MaceDanceError, TransportError
 
 _REFERENCE = 9  # stream of random numbers beside those of the order
 #: What a batch holds that is no tensor of one row each.
-_SHARED = ("known_frames", "blank")
+_SHARED = ("known_frames", "blank", "empty_text")
 _LISTS = ("prompt", "keys")
 Row = dict[str, Any]
 Batch = dict[str, Any]
@@ -39,7 +39,13 @@ def reference_number(seed: int, position: int, count: int) -> int:
 
 
 class _Rows(Dataset[Row]):
-    """Fetches whole batches and returns our errors as values, as the motion loader's windows do."""
+    """Fetches whole batches and returns our errors as values, as the motion loader's windows do.
+
+    Attributes:
+        empty_text: Embedding (N, D) of the empty prompt, which the batches of latents hold where there is one.
+    """
+
+    empty_text: Tensor | None = None
 
     def __init__(self, clips: Clips, blanks: Mapping[Size, Tensor], known_frames: int, seed: int) -> None:
         self.clips, self.blanks, self.known_frames, self.seed = clips, dict(blanks), known_frames, seed
@@ -65,6 +71,8 @@ class _Rows(Dataset[Row]):
             row["image"] = sample["image"][choice]
         row["blank"] = self.blanks[self._size(number)]
         row["known_frames"] = self.known_frames
+        if self.empty_text is not None:
+            row["empty_text"] = self.empty_text
         return row | {"position": position, "keys": self.clips.key(number), "quarantined": None}
 
     def _raw(self, clip: RawClip, number: int, position: int, window: Window) -> Row:
@@ -207,7 +215,7 @@ def collate(rows: Sequence[Row] | MaceDanceError) -> Batch | MaceDanceError:
             batch[name] = [row[name] for row in rows]
         elif name == "position":
             batch[name] = torch.tensor([row[name] for row in rows], dtype=torch.int64)
-        elif name == "blank":
+        elif name in ("blank", "empty_text"):
             batch[name] = value.expand(len(rows), *value.shape)
         elif name in _SHARED:
             batch[name] = value

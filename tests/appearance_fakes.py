@@ -87,6 +87,7 @@ class FakeClips(pl.LightningDataModule):
     fps, frames = 16.0, 3
     samples_per_epoch = 8
     manifest = SimpleNamespace(sha256="0" * 64, splits={})
+    dropped_text = "zeros"
 
     def __init__(
         self,

@@ -198,3 +198,8 @@ def encode_blank(encoders: AppearanceEncoders, bucket: Bucket, info: EncodedInfo
     """File of the latents of a clip of which nothing is known."""
     blank = encoders.codec.blank(1, info.frames, bucket.height, bucket.width)[0]
     return save_tensors({"blank": blank.to("cpu", getattr(torch, info.precision))})
+
+
+def encode_empty_text(encoders: AppearanceEncoders, info: EncodedInfo) -> bytes:
+    """File of the embedding (N, D) of the empty prompt."""
+    return save_tensors({"text": encoders.no_text(1)[0].to("cpu", getattr(torch, info.precision))})

@@ -21,6 +21,8 @@ from macedance.models.appearance_expert.geometry import LatentGeometry
 
 SCHEMA = 1
 ENCODED_NAME = "encoded.json"
+#: Embedding of the empty prompt, which stands for a dropped one, in the corpus.
+EMPTY_TEXT_NAME = "empty_text.safetensors"
 LATENTS_NAME = "latents.safetensors"
 #: Axes of each tensor of a sample: the clip's and its first known frames', the pose's, one for each reference.
 _ALIKE = ("latents", "pose", "known")

@@ -64,13 +64,14 @@ def test_latents_are_those_of_encoding_on_the_fly(clips: Path, latents: Path, en
     ours, theirs = data_module(latents), data_module(clips, frames=FRAMES, random_windows=False)
     assert (ours.frames, ours.fps, ours.buckets) == (FRAMES, 10.0, [(32, 32, FRAMES), (32, 48, FRAMES)])
     assert ours.encoder_identity == encoders.fingerprint
+    assert (ours.dropped_text, theirs.dropped_text) == ("empty_prompt", "empty_prompt")
     loaders = [(data.train_dataloader(), data.val_dataloader()) for data in (ours, theirs)]
     for encoded, pixels in zip(*loaders, strict=True):
         for batch, raw in islice(zip(encoded, pixels, strict=False), 4):
             expected = encode_batch(raw, encoders, 1)
             assert batch["keys"] == expected["keys"]
             assert batch["known_frames"] == 1
-            for name in ("latents", "pose", "known", "blank", "reference", "text", "position"):
+            for name in ("latents", "pose", "known", "blank", "reference", "text", "empty_text", "position"):
                 assert batch[name].shape == expected[name].shape
                 assert torch.allclose(batch[name], expected[name], atol=1e-5), name
 
@@ -352,6 +353,24 @@ def test_a_lost_blank_is_said(latents: Path, clips: Path, encoders: AppearanceEn
     assert files_of(out) == files_of(latents)
 
 
+def test_a_corpus_without_the_empty_prompt_s_embedding_says_that_zeros_stand_for_it(
+    latents: Path, clips: Path, encoders: AppearanceEncoders, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(latents, out)
+    (out / "empty_text.safetensors").unlink()
+    data = data_module(out)
+    assert "empty_text" not in next(iter(data.train_dataloader()))
+    assert "empty_text" not in next(iter(data.val_dataloader()))
+    assert data.dropped_text == "zeros"
+    assert sum("training shows zeros in its place" in str(told.message) for told in recwarn) == 1
+    encode_corpus(clips, out, encoders, SETTINGS)
+    assert files_of(out) == files_of(latents)
+    (out / "empty_text.safetensors").write_bytes(save_tensors({"image": torch.zeros(2, 2)}))
+    with pytest.raises(DataError, match="no embedding of the empty prompt"):
+        data_module(out).train_dataloader()
+
+
 def test_latents_on_a_server(latents: Path, tmp_path: Path) -> None:
     with serving(latents) as (url, _):
         remote = data_module(url, cache_dir=str(tmp_path / "cache"))  # type: ignore[arg-type]
@@ -359,3 +378,4 @@ def test_latents_on_a_server(latents: Path, tmp_path: Path) -> None:
         for here, there in islice(zip(*loaders, strict=False), 3):
             assert torch.equal(here["latents"], there["latents"])
             assert torch.equal(here["blank"], there["blank"])
+            assert torch.equal(here["empty_text"], there["empty_text"])

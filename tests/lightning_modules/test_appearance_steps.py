@@ -35,6 +35,7 @@ from macedance.models.appearance_expert.vae_training import (
     with_person,
 )
 from macedance.models.appearance_expert.video_vae import Reconstruction, VideoVae
+from macedance.pipelines.appearance_config import AppearanceModelConfig
 from macedance.pipelines.export import export_checkpoint
 from macedance.pipelines.vae_weights import load_vae_source
 
@@ -68,6 +69,10 @@ def test_rows_know_their_first_frames_or_nothing_and_drop_text_and_face() -> Non
         assert torch.equal(told.known[row], clips["known" if known else "blank"][row])
         assert int(told.known_frames[row]) == (2 if known else 0)
         assert torch.equal(told.text[row], torch.zeros_like(told.text[row]) if dropped else clips["text"][row])
+    empty = torch.randn(3, 6)
+    shown = training_conditions({**clips, "empty_text": empty.expand(8, -1, -1)}, draws, 16).text
+    for row in range(8):
+        assert torch.equal(shown[row], empty if bool(draws.drop_B[row]) else clips["text"][row])
     with pytest.raises(DataError, match="no pose, text"):
         training_conditions({**clips, "pose": None, "text": None}, draws, 16)
 
@@ -128,6 +133,7 @@ def test_pixels_and_latents_encoded_before_give_the_same_loss(mixed: bool) -> No
     assert {"video", "pose_video", "prompt"}.isdisjoint(before)
     assert before["latents"].shape == (2, 4, 5, 4, 4)
     assert torch.equal(before["position"], raw["position"])
+    assert torch.equal(before["empty_text"], encoders().text(["", ""]))
     with_face = encode_batch({**raw, "face_video": torch.rand(2, 3, 5, 16, 16)}, encoders(), 2)
     assert with_face["face"].shape == (2, 3, 17, 16, 16)
     assert torch.equal(training_conditions(with_face, draw_flow(0, [0, 1], SHAPE), 16).face, with_face["face"])
@@ -187,6 +193,20 @@ def test_a_step_s_operations_are_those_of_the_summary() -> None:
             twin.requires_grad_(own.requires_grad)
         assert counts[stage] == step_costs(network, 5, 16, 16).step_flops
     assert 0 < counts["kinematic"] < counts["full"]
+
+
+@pytest.mark.parametrize(("chance", "kept", "expected"), [
+    (0.1, "zeros", "zeros"), (0.1, "empty_prompt", "empty_prompt"), (0.0, "zeros", "empty_prompt"),
+])  # fmt: skip
+def test_a_model_says_what_stood_for_dropped_prompts_and_how_it_is_sampled(
+    chance: float, kept: str, expected: str
+) -> None:
+    module, data = expert(drop_probability=chance, sampler="unipc"), FakeClips()
+    data.dropped_text = kept
+    module.adopt_corpus(data)
+    module.configure_model()
+    config = AppearanceModelConfig.from_dict(module.describe(), "here")
+    assert (config.sampler, config.dropped_text) == ("unipc", expected)
 
 
 def test_chances_outside_0_to_1_are_refused() -> None:

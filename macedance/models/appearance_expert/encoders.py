@@ -51,6 +51,7 @@ class AppearanceEncoders(nn.Module):
         super().__init__()
         self.codec, self.text_encoder, self.image_encoder = codec, text, image
         self.face_size = face_size
+        self._no_text: Tensor | None = None
         self.eval().requires_grad_(False)
 
     @classmethod
@@ -145,6 +146,13 @@ class AppearanceEncoders(nn.Module):
         """Embeddings (B, N, D) of prompts."""
         embedded: Tensor = self.text_encoder(list(prompts))
         return embedded.to(self.device)
+
+    def no_text(self, batch: int) -> Tensor:
+        """Embeddings (B, N, D) of the empty prompt, which stand for dropped prompts; computed once."""
+        if self._no_text is None:
+            self._no_text = self.text([""])
+        self._no_text = self._no_text.to(self.device)
+        return self._no_text.expand(batch, -1, -1)
 
     def known(self, known_pixels: Tensor | None, batch: int, frames: int, height: int, width: int) -> Tensor:
         """Latents (B, z, t, h, w) of clips of which only the first frames are known, the rest 0 as Wan-Animate has it.

@@ -17,7 +17,7 @@ from macedance.errors import ConfigError, DataError
 from macedance.models.appearance_expert.conditions import Conditions, no_face
 from macedance.models.appearance_expert.encoders import AppearanceEncoders
 
-#: What every encoded batch holds; ``image``, ``face`` and ``text`` may be absent where the network takes none.
+#: What every encoded batch holds; it may hold ``image``, ``face`` and ``empty_text`` too.
 ENCODED_KEYS = ("latents", "pose", "reference", "known", "blank", "text")
 
 
@@ -40,7 +40,7 @@ def encode_batch(
         known_B: bool; the rows whose beginning is known in this step: of the others ``known`` is blank. None: all.
 
     Returns:
-        The batch with ``latents pose reference known blank text [image] [face] known_frames`` instead.
+        The batch with ``latents pose reference known blank text empty_text [image] [face] known_frames`` instead.
     """
     with torch.autocast(batch["video"].device.type, enabled=False):  # in half precision, latents would be other ones
         encoded = _encoded(batch, encoders, known_frames, known_B)
@@ -62,6 +62,7 @@ def _encoded(
         "known": _known(video, encoders, known_frames, blank, known_B),
         "blank": blank,
         "text": encoders.text(batch["prompt"]),
+        "empty_text": encoders.no_text(len(video)),
         **({} if image is None else {"image": image}),
         **({} if face is None else {"face": encoders.face(face, len(latents), latents.shape[2])}),
         "known_frames": known_frames,
@@ -83,6 +84,9 @@ def _known(
 
 def training_conditions(batch: Mapping[str, Any], draws: FlowDraws, face_size: int) -> Conditions:
     """The conditions of a training step: the clip's beginning is known, or text and face dropped, where it was drawn.
+
+    A dropped prompt is the empty one, which is what guidance leads away from when Wan is sampled and no negative prompt
+    is given. Batches without ``empty_text``, of corpora from before it was kept, have zeros in its place.
 
     Args:
         batch: Encoded; see ENCODED_KEYS.
@@ -111,7 +115,8 @@ def training_conditions(batch: Mapping[str, Any], draws: FlowDraws, face_size: i
         image=None if batch.get("image") is None else batch["image"].float(),
         known_frames=draws.known_B.cpu().long() * int(batch.get("known_frames", 0)),
     )
-    return conditions.dropped(draws.drop_B)
+    empty = batch.get("empty_text")
+    return conditions.dropped(draws.drop_B, None if empty is None else empty.float())
 
 
 def velocity_loss(
