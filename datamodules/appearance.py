@@ -62,9 +62,10 @@ class AppearanceDataModule(pl.LightningDataModule):
     count), `keys` and `quarantined`. Of pixels: `video` and `pose_video` (B,3,T,H,W) and `reference_image` (B,3,H,W),
     float32 in [-1, 1], `prompt`, and `mask` (B,T,H,W) of 0 and 1 where the corpus has it. Of latents: `latents pose
     known blank` (B,z,t,h,w), `reference` (B,z,1,h,w), `text` (B,N,D), `image` (B,M,D) where there is an image encoder,
-    and `known_frames`. Every global batch is of one size. Training follows the global order: endless, the same for any
-    number of ranks and workers, continued from `start_position`. Held-out clips show their first window with the
-    last of their references, in order.
+    and `known_frames`. Where a clip of the batch has a face video, also `face_video` (B,3,T,S,S) of pixels or, of
+    latents, `face` (B,3,(t-1)*4+1,S,S), float32, -1 everywhere for clips without. Every global batch is of one size.
+    Training follows the global order: endless, the same for any number of ranks and workers, continued from
+    `start_position`. Held-out clips show their first window with the last of their references, in order.
 
     Args:
         shards: Corpus (its train split) or one split's folder: a path, or a URL of http(s), s3, gs...
@@ -73,6 +74,8 @@ class AppearanceDataModule(pl.LightningDataModule):
         fps: Frames per second that the model is made for; the corpus must have them. None takes the corpus's.
         buckets: Sizes to train at. Videos are scaled to the nearest one and cropped evenly; latents must have been made
             at them. None takes the clips' own sizes.
+        face_size: Pixels of one side that face videos are brought to, the transformer's `motion_encoder_size`; None:
+            they are left out, and the network is shown no faces.
         max_upscale: Videos that would have to be enlarged by more for every bucket are left out.
         random_windows: Windows of longer videos begin anywhere; else at the first frame, as the first window of
             precomputed latents does.
@@ -105,6 +108,7 @@ class AppearanceDataModule(pl.LightningDataModule):
         fps: float | None = None,
         buckets: list[Bucket] | None = None,
         max_upscale: float = MAX_UPSCALE,
+        face_size: int | None = 512,
         random_windows: bool = True,
         seed: int = 0,
         num_workers: int = 0,
@@ -126,7 +130,7 @@ class AppearanceDataModule(pl.LightningDataModule):
             ("global_batch_size", global_batch_size, 1), ("frames", 1 if frames is None else frames, 1),
             ("val_batch_size", val_batch_size, 1), ("max_val_clips", 1 if max_val_clips is None else max_val_clips, 1),
             ("shuffle_window", shuffle_window, 1), ("num_workers", num_workers, 0), ("seed", seed, 0),
-            ("max_quarantined", max_quarantined, 0),
+            ("max_quarantined", max_quarantined, 0), ("face_size", 1 if face_size is None else face_size, 1),
         ):  # fmt: skip
             if value < least:
                 raise ConfigError(f"{name} is {value}", where=f"data.{name}", expected=f"{least} or more")
@@ -147,7 +151,7 @@ class AppearanceDataModule(pl.LightningDataModule):
         self.val_batch_size, self.max_val_clips = val_batch_size, max_val_clips
         self.cache_mb, self.verify_shards, self.max_quarantined = cache_mb, verify_shards, max_quarantined
         self._frames, self._fps, self._buckets = frames, fps, list(buckets or [])
-        self.max_upscale = max_upscale
+        self.max_upscale, self.face_size = max_upscale, face_size
         folder = cache_root() / "shards" if cache_dir is None else Path(cache_dir).expanduser()
         self._shard_cache = ShardCache(folder, int(cache_gb * 1e9), Patience(fetch_tries, fetch_timeout_s))
         self.start_position = 0
@@ -271,6 +275,7 @@ class AppearanceDataModule(pl.LightningDataModule):
             0 if sources.info is None else sources.info.known_frames,
             self.random_windows,
             self._substitutes_faulty(),
+            self.face_size,
         )
         rows.empty_text = sources.empty_text
         return self._loader(rows, batch_sampler=self._sampler())
@@ -289,7 +294,7 @@ class AppearanceDataModule(pl.LightningDataModule):
         if clips is None:
             return []
         known = 0 if sources.info is None else sources.info.known_frames
-        rows = HeldOutClips(clips, self._blanks(clips), known, self.seed)
+        rows = HeldOutClips(clips, self._blanks(clips), known, self.seed, self.face_size)
         rows.empty_text = sources.empty_text
         batches = HeldOutBatches(clips, self._numbers(split, clips), self.val_batch_size, *self._rank())
         return self._loader(rows, batch_sampler=batches)

@@ -9,7 +9,6 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
-import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
 from datamodules.appearance_corpora import not_appearance
@@ -18,12 +17,12 @@ from datamodules.streams.manifest import APPEARANCE_FORMAT
 from datamodules.streams.reader import Prefetcher, ShardReader
 from datamodules.streams.samples import split_members
 from datamodules.streams.shards import ShardSet
-from macedance.appearance_data.latents import EncodedInfo, encoded_clip
+from macedance.appearance_data.latents import EncodedClip, EncodedInfo, encoded_clip
 from macedance.appearance_data.samples import RawClip, raw_clip
 from macedance.errors import ConfigError, DataError
 
 #: A clip's bytes, or its latents.
-Sample = RawClip | dict[str, torch.Tensor]
+Sample = RawClip | EncodedClip
 
 
 @dataclass(frozen=True)

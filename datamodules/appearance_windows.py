@@ -19,9 +19,11 @@ from datamodules.streams.bucket_order import BucketOrder, SameBucket
 from datamodules.streams.order import crop_start, keyed_bits
 from datamodules.streams.quarantine import substitute
 from macedance.appearance_data.encoding import signed_pixels
+from macedance.appearance_data.latents import EncodedClip
 from macedance.appearance_data.samples import RawClip
 from macedance.appearance_data.windows import Bucket, Window, read_window, reference_choices
 from macedance.errors import DataError, MaceDanceError, TransportError
+from macedance.models.appearance_expert.conditions import face_frames
 
 _REFERENCE = 9  # stream of random numbers beside those of the order
 #: What a batch holds that is no tensor of one row each.
@@ -47,8 +49,11 @@ class _Rows(Dataset[Row]):
 
     empty_text: Tensor | None = None
 
-    def __init__(self, clips: Clips, blanks: Mapping[Size, Tensor], known_frames: int, seed: int) -> None:
+    def __init__(
+        self, clips: Clips, blanks: Mapping[Size, Tensor], known_frames: int, seed: int, face_size: int | None = None
+    ) -> None:
         self.clips, self.blanks, self.known_frames, self.seed = clips, dict(blanks), known_frames, seed
+        self.face_size = face_size
 
     def __getitem__(self, number: Any) -> Row:
         raise NotImplementedError
@@ -64,7 +69,7 @@ class _Rows(Dataset[Row]):
         assert size is not None  # orders and lists of held-out clips leave such clips out
         return size
 
-    def _encoded(self, sample: Mapping[str, Tensor], number: int, position: int, choice: int) -> Row:
+    def _encoded(self, sample: EncodedClip, number: int, position: int, choice: int) -> Row:
         row: Row = {name: sample[name] for name in ("latents", "pose", "known", "text")}
         row["reference"] = sample["references"][choice]
         if "image" in sample:
@@ -73,6 +78,9 @@ class _Rows(Dataset[Row]):
         row["known_frames"] = self.known_frames
         if self.empty_text is not None:
             row["empty_text"] = self.empty_text
+        if sample.face is not None and self.face_size is not None:
+            shown = face_frames(self._size(number).frames, sample["latents"].shape[1]).tolist()
+            row["face"] = signed_pixels(sample.face.pictures(shown, self.face_size))
         return row | {"position": position, "keys": self.clips.key(number), "quarantined": None}
 
     def _raw(self, clip: RawClip, number: int, position: int, window: Window) -> Row:
@@ -84,6 +92,8 @@ class _Rows(Dataset[Row]):
         }
         if window.mask_THW is not None:
             row["mask"] = torch.from_numpy(window.mask_THW).float()
+        if window.face_TSS3 is not None:
+            row["face_video"] = signed_pixels(window.face_TSS3)
         return row | {"position": position, "keys": self.clips.key(number), "quarantined": None}
 
 
@@ -98,6 +108,7 @@ class TrainingClips(_Rows):
         random_windows: Windows of a video begin anywhere, drawn by (seed, position); else at its first frame.
         substitute_faulty: Fill the place of a clip that cannot be used with the next one of its size that can, and
             record it in the batch; otherwise it is an error.
+        face_size: Pixels of one side of the face videos; None: they are left out.
     """
 
     def __init__(
@@ -108,8 +119,9 @@ class TrainingClips(_Rows):
         known_frames: int = 0,
         random_windows: bool = True,
         substitute_faulty: bool = False,
+        face_size: int | None = None,
     ) -> None:
-        super().__init__(clips, blanks, known_frames, order.seed)
+        super().__init__(clips, blanks, known_frames, order.seed, face_size)
         self.order, self.random_windows, self.substitute_faulty = order, random_windows, substitute_faulty
         self._announced = -1
 
@@ -138,7 +150,8 @@ class TrainingClips(_Rows):
         start = crop_start(self.seed, position, starts) if self.random_windows else 0
         choices = reference_choices(sample.facts, start, size.frames)
         reference = choices[reference_number(self.seed, position, len(choices))] if choices else None
-        window = read_window(sample, start, Bucket(size.height, size.width), size.frames, reference)
+        bucket = Bucket(size.height, size.width)
+        window = read_window(sample, start, bucket, size.frames, reference, self.face_size)
         return self._raw(sample, number, position, window)
 
     def _announce(self, position: int) -> None:
@@ -164,7 +177,8 @@ class HeldOutClips(_Rows):
             return self._encoded(sample, number, position, len(sample["references"]) - 1)
         size = self._size(number)
         choices = reference_choices(sample.facts, 0, size.frames)
-        window = read_window(sample, 0, Bucket(size.height, size.width), size.frames, choices[-1] if choices else None)
+        bucket, reference = Bucket(size.height, size.width), choices[-1] if choices else None
+        window = read_window(sample, 0, bucket, size.frames, reference, self.face_size)
         return self._raw(sample, number, position, window)
 
 
@@ -199,6 +213,15 @@ class HeldOutBatches(Sampler[list[tuple[int, int]]]):
         return len(self.batches)
 
 
+def _with_faces(rows: Sequence[Row]) -> Sequence[Row]:
+    """Rows of which all have a face video where one has: a blank one, all -1, stands for none."""
+    for name in ("face", "face_video"):
+        shown = next((row[name] for row in rows if name in row), None)
+        if shown is not None:
+            rows = [row if name in row else {**row, name: torch.full_like(shown, -1.0)} for row in rows]
+    return rows
+
+
 def collate(rows: Sequence[Row] | MaceDanceError) -> Batch | MaceDanceError:
     """Batch of rows of one size, in their order; an error passes through.
 
@@ -208,6 +231,7 @@ def collate(rows: Sequence[Row] | MaceDanceError) -> Batch | MaceDanceError:
     if isinstance(rows, MaceDanceError):
         return rows
     batch: Batch = {"quarantined": [row["quarantined"] for row in rows if row["quarantined"] is not None]}
+    rows = _with_faces(rows)
     for name, value in rows[0].items():
         if name == "quarantined":
             continue

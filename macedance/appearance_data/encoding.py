@@ -14,9 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from macedance.appearance_data.latents import EncodedInfo, save_tensors
+from macedance.appearance_data.latents import FACE_NAME, LATENTS_NAME, EncodedInfo, save_tensors
 from macedance.appearance_data.samples import RawClip
-from macedance.appearance_data.windows import MAX_UPSCALE, Bucket, read_window, reference_choices, references_of
+from macedance.appearance_data.windows import (
+    MAX_UPSCALE,
+    Bucket,
+    read_face,
+    read_window,
+    reference_choices,
+    references_of,
+)
 from macedance.errors import CheckpointError, ConfigError, DataError
 from macedance.models.appearance_expert.encoders import AppearanceEncoders
 
@@ -35,6 +42,7 @@ class PixelWindow:
         video_THW3: uint8; ``pose_THW3`` likewise.
         pose_THW3: See there.
         references_RHW3: uint8.
+        face: The face video of the whole clip, or None.
     """
 
     key: str
@@ -43,6 +51,7 @@ class PixelWindow:
     video_THW3: np.ndarray
     pose_THW3: np.ndarray
     references_RHW3: np.ndarray
+    face: bytes | memoryview | None = None
 
 
 def signed_pixels(pictures: np.ndarray) -> Tensor:
@@ -82,7 +91,11 @@ def pixel_windows(
             "reference_frames": list(choices),
         }
         references = np.stack(references_of(clip, choices, bucket))
-        windows.append(PixelWindow(key, facts, clip.facts.prompt, window.video_THW3, window.pose_THW3, references))
+        if clip.face is not None:  # found out now, and not in training
+            read_face(clip.face, clip.where, clip.facts.frames, range(start, start + frames), None)
+        windows.append(
+            PixelWindow(key, facts, clip.facts.prompt, window.video_THW3, window.pose_THW3, references, clip.face)
+        )
     return windows
 
 
@@ -184,12 +197,13 @@ def encode_windows(
             raise DataError(f"the encoders give {', '.join(bad)} that are not finite", where=window.key)
         kept = {name: tensor.to("cpu", dtype) for name, tensor in tensors.items()}
         meta = {**window.facts, "made_by": info.made_by, "known_frames": info.known_frames}
-        samples.append(
-            {
-                "latents.safetensors": save_tensors(kept),
-                "meta.json": json.dumps(meta, sort_keys=True, allow_nan=False).encode(),
-            }
-        )
+        sample = {
+            LATENTS_NAME: save_tensors(kept),
+            "meta.json": json.dumps(meta, sort_keys=True, allow_nan=False).encode(),
+        }
+        if window.face is not None:
+            sample[FACE_NAME] = bytes(window.face)
+        samples.append(sample)
     return samples
 
 

@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from macedance.appearance_data.windows import ALL_COVERING, MAX_UPSCALE
+from macedance.appearance_data.windows import ALL_COVERING, MAX_UPSCALE, read_face
 from macedance.errors import CheckpointError, DataError
 from macedance.models.appearance_expert.geometry import LatentGeometry
 
@@ -24,6 +25,7 @@ ENCODED_NAME = "encoded.json"
 #: Embedding of the empty prompt, which stands for a dropped one, in the corpus.
 EMPTY_TEXT_NAME = "empty_text.safetensors"
 LATENTS_NAME = "latents.safetensors"
+FACE_NAME = "face.mp4"
 #: Axes of each tensor of a sample: the clip's and its first known frames', the pose's, one for each reference.
 _ALIKE = ("latents", "pose", "known")
 _NEEDED = (*_ALIKE, "references", "text")
@@ -158,9 +160,44 @@ def load_tensors(data: bytes | memoryview, where: str) -> dict[str, Tensor]:
         raise DataError(f"the latents cannot be read ({told})", where=where, expected="a safetensors file") from error
 
 
+@dataclass(frozen=True)
+class FaceFile:
+    """The face video of the clip that a window is of. It stays a video: as pixels it would outweigh the latents.
+
+    Args:
+        data: The mp4's bytes.
+        where: `shard:key` for messages.
+        clip_frames: Its frames.
+        start: First frame of the window.
+    """
+
+    data: bytes | memoryview = field(repr=False)
+    where: str
+    clip_frames: int
+    start: int
+
+    def pictures(self, frames: Sequence[int], size: int) -> np.ndarray:
+        """Some frames of the window (N, S, S, 3), uint8.
+
+        Raises:
+            DataError: A video that cannot be read, of another length, or not square.
+        """
+        return read_face(self.data, self.where, self.clip_frames, [self.start + frame for frame in frames], size)
+
+
+class EncodedClip(dict[str, Tensor]):
+    """The tensors of a window by name.
+
+    Attributes:
+        face: The video of the person's face; None where there is none.
+    """
+
+    face: FaceFile | None = None
+
+
 def encoded_clip(
     members: Mapping[str, bytes | memoryview], where: str, info: EncodedInfo, height: int, width: int
-) -> dict[str, Tensor]:
+) -> EncodedClip:
     """The tensors of a sample of precomputed latents, checked against what the corpus says.
 
     Args:
@@ -188,9 +225,16 @@ def encoded_clip(
             expected=f"latents made by {info.made_by}, known_frames {info.known_frames}",
             fix="encode the corpus again with `macedance data encode`",
         )
-    tensors = load_tensors(members[LATENTS_NAME], where)
-    check_tensors(tensors, where, info, height, width)
-    return tensors
+    clip = EncodedClip(load_tensors(members[LATENTS_NAME], where))
+    check_tensors(clip, where, info, height, width)
+    if FACE_NAME in members:
+        try:
+            clip.face = FaceFile(members[FACE_NAME], where, int(meta["clip_frames"]), int(meta["window_start"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                "meta.json does not say which frames of the face video are the window's", where=where
+            ) from error
+    return clip
 
 
 def check_tensors(tensors: Mapping[str, Tensor], where: str, info: EncodedInfo, height: int, width: int) -> None:

@@ -1,8 +1,10 @@
 """One clip of a dancer as it stands in a shard: video, pose, reference picture and what is known of them.
 
 Members of a sample: `video.mp4`; `pose.mp4` or `keypoints.npy` (the points of the pose drawing, which is then drawn
-when it is needed); optionally `reference.jpg` and `mask.npy` (where the person is); `meta.json`. Shapes: T frames,
-K = 20 body points and, where there are hands, 21 of the left and 21 of the right one, H rows, W columns.
+when it is needed); optionally `reference.jpg`, `mask.npy` (where the person is) and `face.mp4` (the person's face, cut
+out square frame by frame, black where there is none; `src_face.mp4` of Wan-Animate's preprocessing); `meta.json`.
+Shapes: T frames, K = 20 body points and, where there are hands, 21 of the left and 21 of the right one, H rows, W
+columns.
 """
 
 from __future__ import annotations
@@ -82,6 +84,7 @@ class RawClip:
         keypoints_TK3: (T, 20 | 62, 3) pixels of the video and confidence, float32, or None.
         reference: The jpeg's bytes, or None.
         mask_THW: bool, True where the person is, or None.
+        face: The face video's bytes, or None.
     """
 
     key: str
@@ -92,6 +95,7 @@ class RawClip:
     keypoints_TK3: np.ndarray | None = field(default=None, repr=False)
     reference: bytes | memoryview | None = field(default=None, repr=False)
     mask_THW: np.ndarray | None = field(default=None, repr=False)
+    face: bytes | memoryview | None = field(default=None, repr=False)
 
 
 def raw_members(
@@ -102,6 +106,7 @@ def raw_members(
     keypoints_TK3: np.ndarray | None = None,
     reference: bytes | None = None,
     mask_THW: np.ndarray | None = None,
+    face: bytes | None = None,
 ) -> dict[str, bytes]:
     """Member suffix -> bytes of a clip, the same bytes for the same clip.
 
@@ -122,6 +127,8 @@ def raw_members(
     if mask_THW is not None:
         _check_mask(mask_THW.shape, facts, "mask")
         members["mask.npy"] = _npy(np.packbits(mask_THW, axis=-1))
+    if face is not None:
+        members["face.mp4"] = face
     members["meta.json"] = json.dumps(facts.to_dict(), sort_keys=True, allow_nan=False).encode()
     return members
 
@@ -150,7 +157,15 @@ def raw_clip(members: Members, key: str, where: str) -> RawClip:
         mask = np.unpackbits(packed, axis=-1, count=facts.width).astype(bool)
         _check_mask(mask.shape, facts, where)
     return RawClip(
-        key, where, facts, members["video.mp4"], members.get("pose.mp4"), keypoints, members.get("reference.jpg"), mask
+        key,
+        where,
+        facts,
+        members["video.mp4"],
+        members.get("pose.mp4"),
+        keypoints,
+        members.get("reference.jpg"),
+        mask,
+        members.get("face.mp4"),
     )
 
 

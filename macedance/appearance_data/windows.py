@@ -56,6 +56,7 @@ class Window:
         reference_HW3: The person at another time, uint8.
         mask_THW: bool, True where the person is, or None.
         start: First frame of the window in the clip.
+        face_TSS3: The person's face, uint8, S pixels a side; None where there is none or it was not asked for.
     """
 
     video_THW3: np.ndarray
@@ -63,6 +64,7 @@ class Window:
     reference_HW3: np.ndarray
     mask_THW: np.ndarray | None
     start: int
+    face_TSS3: np.ndarray | None = None
 
 
 def cropped_share(height: int, width: int, bucket: Bucket) -> float:
@@ -150,7 +152,9 @@ def reference_choices(facts: ClipFacts, start: int, frames: int) -> tuple[int, .
     return outside or facts.reference_frames
 
 
-def read_window(clip: RawClip, start: int, bucket: Bucket, frames: int, reference: int | None) -> Window:
+def read_window(
+    clip: RawClip, start: int, bucket: Bucket, frames: int, reference: int | None, face_size: int | None = None
+) -> Window:
     """Decode a window.
 
     Args:
@@ -159,6 +163,7 @@ def read_window(clip: RawClip, start: int, bucket: Bucket, frames: int, referenc
         bucket: The size that it is brought to.
         frames: Of the window.
         reference: Frame of the clip that is the reference; None: `reference.jpg`.
+        face_size: Pixels of one side that the face video is brought to; None: the faces are not read.
 
     Raises:
         DataError: The window leaves the clip, files that cannot be read or say something else than meta.json, or no
@@ -178,6 +183,9 @@ def read_window(clip: RawClip, start: int, bucket: Bucket, frames: int, referenc
         still = decode_jpeg(clip.reference, clip.where)
     else:
         raise DataError("no reference", where=clip.where, expected="reference.jpg or reference_times_s in meta.json")
+    face = None
+    if clip.face is not None and face_size is not None:
+        face = read_face(clip.face, clip.where, facts.frames, wanted, face_size)
     mask = None if clip.mask_THW is None else _fit_all(clip.mask_THW[start : start + frames], bucket)
     return Window(
         video_THW3=_fit_all(pictures[:frames], bucket),
@@ -185,7 +193,30 @@ def read_window(clip: RawClip, start: int, bucket: Bucket, frames: int, referenc
         reference_HW3=fit_picture(still, bucket.width, bucket.height),
         mask_THW=None if mask is None else mask.astype(bool),
         start=start,
+        face_TSS3=face,
     )
+
+
+def read_face(
+    data: bytes | memoryview, where: str, clip_frames: int, wanted: Sequence[int], size: int | None
+) -> np.ndarray:
+    """Some frames (N, S, S, 3) of a face video, uint8.
+
+    Args:
+        data: The file.
+        where: `shard:key` for messages.
+        clip_frames: Of the clip, which the face video must have too.
+        wanted: Numbers of the frames.
+        size: S, pixels of one side that they are brought to; None: as they are.
+
+    Raises:
+        DataError: No video, of another length, or not square.
+    """
+    pictures = decode_mp4(data, f"{where} face.mp4", wanted, clip_frames)
+    height, width = pictures.shape[1:3]
+    if height != width:
+        raise DataError(f"face.mp4 has {width} x {height} pixels", where=where, expected="as many rows as columns")
+    return pictures if size is None else _fit_all(pictures, Bucket(size, size))
 
 
 def references_of(clip: RawClip, choices: Sequence[int], bucket: Bucket) -> list[np.ndarray]:

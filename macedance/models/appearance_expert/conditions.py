@@ -100,6 +100,14 @@ def transformer_input(noisy_BCTHW: Tensor, conditions: Conditions, geometry: Lat
     return torch.cat([noisy_BCTHW, told, given], dim=1)
 
 
+def face_frames(frames: int, latent_frames: int) -> Tensor:
+    """Which of a clip's frames the face encoder is shown, (N,) int64: (t - 1) * 4 + 1 of them, spread evenly.
+
+    All of them where the autoencoder's temporal factor is 4.
+    """
+    return torch.linspace(0, frames - 1, (latent_frames - 1) * FACE_FRAMES_PER_LATENT + 1).round().long()
+
+
 def no_face(batch: int, latent_frames: int, size: int) -> Tensor:
     """The face video (B, 3, (t - 1) * 4 + 1, S, S) of a motion without a face, as Wan-Animate blanks it: all -1."""
     return torch.full((batch, 3, (latent_frames - 1) * FACE_FRAMES_PER_LATENT + 1, size, size), -1.0)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from macedance.errors import CheckpointError, DataError
 from macedance.models.appearance_expert.codec import LatentCodec
-from macedance.models.appearance_expert.conditions import FACE_FRAMES_PER_LATENT, Conditions, no_face
+from macedance.models.appearance_expert.conditions import Conditions, face_frames, no_face
 from macedance.models.appearance_expert.encoder_files import (
     IMAGE,
     TEXT,
@@ -185,9 +185,9 @@ class AppearanceEncoders(nn.Module):
             raise DataError(
                 f"a face video of shape {tuple(face_video.shape)}",
                 expected=f"({batch}, 3, frames, {self.face_size}, {self.face_size})",
+                fix=f"--data.face_size={self.face_size}",
             )
-        count = (latent_frames - 1) * FACE_FRAMES_PER_LATENT + 1
-        chosen = torch.linspace(0, face_video.shape[2] - 1, count).round().long()
+        chosen = face_frames(face_video.shape[2], latent_frames)
         return face_video[:, :, chosen.to(face_video.device)].to(self.device)
 
     def conditions(

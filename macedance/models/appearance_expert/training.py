@@ -94,7 +94,7 @@ def training_conditions(batch: Mapping[str, Any], draws: FlowDraws, face_size: i
         face_size: Of the network's face video, which a batch without faces is given blank.
 
     Raises:
-        DataError: The batch lacks something.
+        DataError: The batch lacks something, or its faces are of another size.
     """
     missing = [key for key in ENCODED_KEYS if batch.get(key) is None]
     if missing:
@@ -103,6 +103,12 @@ def training_conditions(batch: Mapping[str, Any], draws: FlowDraws, face_size: i
     known_B = draws.known_B.to(latents.device)
     known = torch.where(known_B.view(-1, 1, 1, 1, 1), batch["known"].float(), batch["blank"].float())
     face = batch.get("face")
+    if face is not None and tuple(face.shape[3:]) != (face_size, face_size):
+        raise DataError(
+            f"the faces have {face.shape[4]} x {face.shape[3]} pixels",
+            expected=f"{face_size} x {face_size}, as the network's motion encoder takes them",
+            fix=f"--data.face_size={face_size}",
+        )
     if face is None:
         with latents.device:  # made there: at 512 pixels a blank face video is hundreds of MB
             face = no_face(len(latents), latents.shape[2], face_size)
