@@ -62,7 +62,9 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, MotionToVi
     tiny.write_text_encoder(folder)
     tiny.write_image_encoder(folder)
     network, _, config = tiny.make_expert(tiny.make_vae(tiny.WAN_VAE), frames=17, size=(32, 48), image=True)
-    network.encoders = None
+    with torch.no_grad():
+        for block in network.transformer.blocks:  # freshly made, it hardly heeds what it is told
+            block.attn2.to_v.weight.mul_(30.0)
     tiny.make_vae(tiny.WAN_VAE).save_pretrained(folder / "vae")
     encoders = AppearanceEncoders.from_folder(folder, face_size=16, with_image=True)
     clip, text = encoders.image_encoder, encoders.text_encoder
@@ -158,7 +160,7 @@ def test_guidance_leads_away_from_what_training_dropped_prompts_to(published: tu
     before = MotionToVideo(
         ours.network, ours.encoders, replace(ours.config, dropped_text="zeros"), settings=ours.video_settings
     )
-    assert not np.array_equal(video(before), video(ours))
+    assert (video(before) != video(ours)).mean() > 0.01
     assert np.array_equal(video(before, negative_prompt="rain"), video(ours, negative_prompt="rain"))
     assert before.described(guidance_scale=3.0)["negative_prompt"] is None
     assert ours.described(guidance_scale=3.0)["negative_prompt"] == ""
