@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities.rank_zero import rank_zero_info
+from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from datamodules.appearance_clips import Clips, Size
 from datamodules.appearance_sources import AppearanceSources
@@ -36,6 +36,7 @@ from macedance.appearance_data.windows import MAX_UPSCALE, Bucket, Window, read_
 from macedance.errors import ConfigError, DataError
 from macedance.music.cache import cache_root
 from macedance.pipelines.appearance_config import DroppedText
+from macedance.rendering.pose_parts import lacking_said
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,8 @@ class AppearanceDataModule(pl.LightningDataModule):
             weights = [source.weight for source in self.mixture or [MixtureSource("")]]
             self._order = self._sources.train.order(weights, self.global_batch_size, self.seed, self.shuffle_window)
             order = self._order[0]
+            if lacking := lacking_said(self._sources.pose_parts):
+                rank_zero_warn(f"{', '.join(mixture or [str(self.shards)])}: {lacking}")
             dropped = order.num_samples - order.samples_per_epoch
             if dropped and self.mixture is None:
                 rank_zero_info(
@@ -218,6 +221,11 @@ class AppearanceDataModule(pl.LightningDataModule):
     def encoder_identity(self) -> dict[str, str]:
         """Fingerprints of the encoders of the corpus's latents, by name; empty: it holds videos."""
         return {} if self.encoded is None else dict(self.encoded.encoders)
+
+    @property
+    def pose_parts(self) -> tuple[str, ...] | None:
+        """What the pose drawings show, of POSE_PARTS; None: the corpora do not say."""
+        return self.sources.pose_parts
 
     @property
     def dropped_text(self) -> DroppedText:

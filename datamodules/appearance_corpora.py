@@ -29,9 +29,10 @@ from datamodules.streams.manifest import (
 )
 from datamodules.streams.shard_file import ShardFile
 from datamodules.streams.writer import check_target
-from macedance.appearance_data.samples import ClipFacts, check_facts
+from macedance.appearance_data.samples import ClipFacts, check_facts, raw_clip
 from macedance.appearance_data.toy.corpus import PlannedDance, ToySettings, make_clips, plan_toy_corpus
 from macedance.errors import DataError
+from macedance.rendering.pose_parts import parts_read, parts_united
 
 Progress = Callable[[int, int], None]
 Shape = tuple[int, int, int]
@@ -49,7 +50,8 @@ class AppearanceWriter:
         seed: Seed that the corpus was made with; recorded.
         clips_per_shard: Clips of one tar file.
         split_by_song: Refuse a song or a person whose clips lie in two splits; clips without a name are let be.
-        details: What else the manifest is to say.
+        details: What else the manifest is to say; `pose_parts`, what the pose drawings show, is added where it is known
+            of every clip.
 
     Raises:
         DataError: The folder holds something already or cannot be written; no training clip at the end.
@@ -73,6 +75,7 @@ class AppearanceWriter:
         self._keys: set[str] = set()
         self._splits: dict[str, _Split] = {}
         self._owners: dict[tuple[str, str], str] = {}
+        self._pose_parts: set[tuple[str, ...] | None] = set()
         check_target(self.out_dir)
         self._work = self.out_dir.parent / f".{self.out_dir.name}.partial-{os.getpid()}-{secrets.token_hex(4)}"
 
@@ -107,7 +110,8 @@ class AppearanceWriter:
             members: Of `macedance.appearance_data.samples.raw_members`.
 
         Raises:
-            DataError: A bad or repeated key, another fps, a song or person in two splits, a full disk.
+            DataError: A bad or repeated key, another fps, a song or person in two splits, members that are no clip, a
+                full disk.
         """
         check_key(key)
         check_facts(facts, key)
@@ -122,6 +126,7 @@ class AppearanceWriter:
                 raise DataError(
                     f"{what} {name!r} is in {self._owners[what, name]!r} already", where=key, expected="one split"
                 )
+        parts = raw_clip(members, key, key).pose_parts
         try:
             if split not in self._splits:
                 self._splits[split] = _Split(self._work / split, self.clips_per_shard)
@@ -129,6 +134,7 @@ class AppearanceWriter:
         except OSError as error:
             raise _unwritable(self.out_dir, error) from error
         self._keys.add(key)
+        self._pose_parts.add(parts)
 
     def note(self, text: str) -> None:
         """Record something that a reader of the manifest should know."""
@@ -141,7 +147,9 @@ class AppearanceWriter:
             split.close()
         infos = {name: self._splits[name].info() for name in SPLITS if name in self._splits}
         shapes = {file: shape for split in self._splits.values() for file, shape in split.shapes.items()}
-        manifest = appearance_manifest(infos, shapes, self.fps, self.seed, tuple(self._notes), self.details)
+        parts = parts_united(self._pose_parts)
+        details = {**({} if parts is None else {"pose_parts": list(parts)}), **self.details}
+        manifest = appearance_manifest(infos, shapes, self.fps, self.seed, tuple(self._notes), details)
         manifest.save(self._work)
         check_target(self.out_dir)
         self._work.rename(self.out_dir)
@@ -238,6 +246,18 @@ def load_appearance_manifest(folder: str | Path) -> Manifest:
     if manifest.format != APPEARANCE_FORMAT:
         raise not_appearance(path)
     return manifest
+
+
+def manifest_parts(manifest: Manifest, where: str | Path) -> tuple[str, ...] | None:
+    """What the pose drawings of a corpus show, of POSE_PARTS; None: the manifest does not say.
+
+    Raises:
+        DataError: It says something else.
+    """
+    try:
+        return parts_read(manifest.details.get("pose_parts"))
+    except ValueError as error:
+        raise DataError(str(error), where=f"{where}/{MANIFEST_NAME}") from error
 
 
 def not_appearance(where: str | Path) -> DataError:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from datamodules.appearance_clips import AppearanceSamples
-from datamodules.appearance_corpora import appearance_manifest, not_appearance
+from datamodules.appearance_corpora import appearance_manifest, manifest_parts, not_appearance
 from datamodules.streams.locks import exclusive
 from datamodules.streams.manifest import APPEARANCE_FORMAT, MANIFEST_NAME, Manifest, ShardEntry, SplitInfo
 from datamodules.streams.shard_file import ShardFile
@@ -41,6 +41,7 @@ from macedance.appearance_data.windows import (
 from macedance.errors import ConfigError, DataError, TransportError
 from macedance.models.appearance_expert.encoders import AppearanceEncoders
 from macedance.motion.atomic import write_atomically
+from macedance.rendering.pose_parts import parts_united
 
 _NOTES = ".encoding"
 _LOCK = ".encoding.lock"
@@ -106,6 +107,7 @@ class EncodeReport:
         left_out: Clips of this part that gave none, by name, with the reason.
         missing: Shards of the whole corpus that are not encoded yet; 0: the corpus is complete.
         info: How the latents were made.
+        pose_parts: What the pose drawings show, of POSE_PARTS; None: it is not known.
     """
 
     info: EncodedInfo
@@ -114,6 +116,7 @@ class EncodeReport:
     samples: int = 0
     left_out: dict[str, str] = field(default_factory=dict)
     missing: int = 0
+    pose_parts: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -174,6 +177,7 @@ def encode_corpus(
     mine = tasks[number::count]
     report = EncodeReport(info, shards=len(mine))
     faulty = 0
+    notes = []
     done, total = 0, sum(task.entry.samples for task in mine)
     samples: dict[str, AppearanceSamples] = {}
     for task in mine:
@@ -189,6 +193,7 @@ def encode_corpus(
             if progress is not None:
                 progress(done + task.entry.samples, total)
         done += task.entry.samples
+        notes.append(note)
         report.samples += 0 if note["entry"] is None else int(note["entry"]["samples"])
         report.left_out |= note["left_out"]
         faulty += len(note["faulty"])
@@ -200,6 +205,7 @@ def encode_corpus(
                 expected=f"at most {settings.max_faulty}, which is --max-faulty",
                 fix="mend the clips, or raise --max-faulty",
             )
+    report.pose_parts = _pose_parts(source.manifest, notes)
     report.missing = _finish(out, source.manifest, tasks, info)
     return report
 
@@ -339,6 +345,7 @@ def _encode_shard(
     left_out: dict[str, str] = {}
     faulty: list[str] = []
     songs: dict[str, None] = {}
+    parts: set[tuple[str, ...] | None] = set()
     waiting: list[PixelWindow] = []
     (out / task.split).mkdir(parents=True, exist_ok=True)
     file = ShardFile(out / task.split, task.name)
@@ -360,6 +367,8 @@ def _encode_shard(
                 left_out[key] = error.what
                 faulty.append(key)
                 continue
+            if windows:
+                parts.add(clip.pose_parts)
             for window in windows:
                 songs[clip.facts.song] = None
                 waiting.append(window)
@@ -378,6 +387,7 @@ def _encode_shard(
         "entry": None if entry is None else vars(entry),
         "shape": None if bucket is None else [bucket.height, bucket.width, info.frames],
         "songs": sorted(songs),
+        "pose_parts": parts_united(parts),
         "left_out": left_out,
         "faulty": faulty,
     }
@@ -398,6 +408,14 @@ def _windows(
         left_out[clip.key] = f"{clip.facts.frames} frames, fewer than a window of {info.frames}"
         return []
     return pixel_windows(clip, starts, bucket, info.frames, settings.max_references)
+
+
+def _pose_parts(source: Manifest, notes: Iterable[Mapping[str, Any]]) -> tuple[str, ...] | None:
+    """What the pose drawings show: as the corpus says, else as its clips showed that were encoded."""
+    told = manifest_parts(source, "the corpus")
+    if told is not None:
+        return told
+    return parts_united(note.get("pose_parts") for note in notes if note["entry"] is not None)
 
 
 def _finish(out: Path, source: Manifest, tasks: Sequence[_Task], info: EncodedInfo) -> int:
@@ -428,6 +446,9 @@ def _finish(out: Path, source: Manifest, tasks: Sequence[_Task], info: EncodedIn
             more = f" and {len(said) - _MAX_SAID} more" if len(said) > _MAX_SAID else ""
             texts.append(f"{len(said)} clips give no window: {'; '.join(said[:_MAX_SAID])}{more}")
         details = {**source.details, "encoded": info.to_dict(), "source_sha256": source.sha256}
+        parts = _pose_parts(source, notes.values())
+        if parts is not None:
+            details["pose_parts"] = list(parts)
         manifest = appearance_manifest(splits, shapes, source.fps, source.seed, texts, details, source.absent_splits)
         manifest.save(out)
     return 0

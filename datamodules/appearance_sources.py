@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from datamodules.appearance_clips import AppearanceSamples, Clips, Size
-from datamodules.appearance_corpora import not_appearance
+from datamodules.appearance_corpora import manifest_parts, not_appearance
 from datamodules.streams.manifest import APPEARANCE_FORMAT, MANIFEST_NAME
 from datamodules.streams.remote import RemoteFolder
 from datamodules.streams.shard_cache import ShardCache
@@ -20,6 +20,7 @@ from datamodules.streams.united import unite
 from macedance.appearance_data.latents import EMPTY_TEXT_NAME, EncodedInfo, blank_name, load_tensors
 from macedance.appearance_data.windows import MAX_UPSCALE, Bucket, nearest_bucket, why_no_bucket
 from macedance.errors import ConfigError, DataError
+from macedance.rendering.pose_parts import parts_united
 
 
 class AppearanceSources:
@@ -75,6 +76,7 @@ class AppearanceSources:
         elif frames is None:
             raise ConfigError("data.frames is not given", where="data.frames", expected="the frames of a window")
         self.frames = frames
+        self.pose_parts = parts_united(manifest_parts(shards.manifest, str(shards.folder)) for shards in opened)
         self.manifest = unite([shards.manifest for shards in opened], [str(shards.folder) for shards in opened])
         self._parts = [self._samples(shards) for shards in opened]
         self.train = self._clips(self._parts)

@@ -123,14 +123,19 @@ def run(options: argparse.Namespace) -> int:
                 "left_out": report.left_out,
                 "missing": report.missing,
                 "encoded": report.info.to_dict(),
+                "pose_parts": report.pose_parts,
             },
         )
     return 0
 
 
 def _tell(report: Any, options: argparse.Namespace) -> None:
+    from macedance.rendering.pose_parts import lacking_said
+
     before = f", {report.done_before} of them before" if report.done_before else ""
     say(f"encoded {report.samples} windows of {report.shards} shards{before}: {options.out}")
+    if lacking := lacking_said(report.pose_parts):
+        say(lacking)
     for key, why in list(report.left_out.items())[:20]:
         say(f"left out {key}: {why}")
     if len(report.left_out) > 20:

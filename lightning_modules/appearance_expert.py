@@ -125,6 +125,7 @@ class AppearanceExpertModule(ExpertModule):
         self.compiled = compiled
         self.fps, self.frames, self.size = 30.0, 0, (0, 0)
         self.encoder_identity: dict[str, str] = {}
+        self.pose_parts: tuple[str, ...] | None = None
         self.val_loss = WeightedMean()
         self._started_from: StartedFrom | None = None
         self._encoders_factory = encoders
@@ -138,6 +139,7 @@ class AppearanceExpertModule(ExpertModule):
         height, width = data.buckets[0][:2]
         self.size = (int(height), int(width))
         self.encoder_identity = dict(data.encoder_identity)
+        self.pose_parts = data.pose_parts
         if self.drop_probability > 0:  # else what the base was trained with stays true
             self.dropped_text = data.dropped_text
         self.manifest_sha256 = data.manifest.sha256
@@ -307,6 +309,7 @@ class AppearanceExpertModule(ExpertModule):
             num_steps=self.num_steps,
             encoders=self.encoder_identity,
             sample_weights=self.sample_weights,
+            pose_parts=self.pose_parts,
             sampler=self.sampler,
             dropped_text=self.dropped_text,
         )

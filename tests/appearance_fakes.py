@@ -86,6 +86,7 @@ class FakeClips(pl.LightningDataModule):
 
     fps, frames = 16.0, 3
     samples_per_epoch = 8
+    pose_parts = None
     manifest = SimpleNamespace(sha256="0" * 64, splits={})
     dropped_text = "zeros"
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from macedance.errors import DataError
+from macedance.rendering.pose_parts import parts_drawn, parts_read
 
 BODY_POINTS, HAND_POINTS = 20, 21
 #: Where a clip comes from: drawn by a renderer, or filmed.
@@ -45,6 +46,7 @@ class ClipFacts:
             reference is `reference.jpg`.
         person_box: Left, top, right, bottom of the person over the clip, pixels, or None.
         palette: Colours of the pose drawing, 20 of them, where they are not the usual ones.
+        pose_parts: Of POSE_PARTS, what `pose.mp4` shows, where that is known; of keypoints it is seen.
     """
 
     fps: float
@@ -60,6 +62,7 @@ class ClipFacts:
     reference_times_s: tuple[float, ...] = ()
     person_box: tuple[float, float, float, float] | None = None
     palette: tuple[tuple[int, int, int], ...] | None = None
+    pose_parts: tuple[str, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object."""
@@ -96,6 +99,11 @@ class RawClip:
     reference: bytes | memoryview | None = field(default=None, repr=False)
     mask_THW: np.ndarray | None = field(default=None, repr=False)
     face: bytes | memoryview | None = field(default=None, repr=False)
+
+    @property
+    def pose_parts(self) -> tuple[str, ...] | None:
+        """Which of POSE_PARTS the pose drawing shows; None: it is a video and meta.json does not say."""
+        return self.facts.pose_parts if self.keypoints_TK3 is None else parts_drawn(self.keypoints_TK3)
 
 
 def raw_members(
@@ -187,6 +195,7 @@ def read_facts(data: bytes | memoryview, where: str) -> ClipFacts:
             reference_times_s=tuple(float(time) for time in meta.get("reference_times_s", ())),
             person_box=None if box is None else _four([float(side) for side in box]),
             palette=None if palette is None else tuple(_three([int(part) for part in colour]) for colour in palette),
+            pose_parts=parts_read(meta.get("pose_parts")),
             **{name: _text(meta, name) for name in ("prompt", "song", "source", "licence", "person") if name in meta},
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -222,6 +231,10 @@ def check_facts(facts: ClipFacts, where: str) -> None:
             where=where,
             expected="times within the clip",
         )
+    try:
+        parts_read(facts.pose_parts)
+    except ValueError as error:
+        raise DataError(str(error), where=where) from error
     if facts.palette is not None and len(facts.palette) != BODY_POINTS:
         raise DataError(f"palette has {len(facts.palette)} colours", where=where, expected=str(BODY_POINTS))
 

@@ -13,6 +13,7 @@ from macedance.diffusion.flow_matching import FlowMatching, FlowSampler
 from macedance.errors import CheckpointError, ConfigError
 from macedance.models.appearance_expert.geometry import LatentGeometry
 from macedance.models.appearance_expert.network import AppearanceExpert, whole_arguments
+from macedance.rendering.pose_parts import parts_read
 
 FORMAT, SCHEMA = "macedance-appearance", 1
 NETWORK_CLASS = "macedance.models.appearance_expert.network.AppearanceExpert"
@@ -38,6 +39,8 @@ class AppearanceModelConfig:
         sampler: ``euler`` or ``unipc``, where nothing else is asked for; models from before it was told have ``euler``.
         dropped_text: What stood for a dropped prompt in training, which guidance leads away from; models from before it
             was told had ``zeros``.
+        pose_parts: Of POSE_PARTS, what the pose drawings of its training showed, by which it is driven; None: it is not
+            known, and everything is drawn.
     """
 
     transformer: dict[str, Any]
@@ -52,6 +55,7 @@ class AppearanceModelConfig:
     sample_weights: str = "ema"
     sampler: FlowSampler = "euler"
     dropped_text: DroppedText = "empty_prompt"
+    pose_parts: tuple[str, ...] | None = None
 
     @property
     def geometry(self) -> LatentGeometry:
@@ -79,6 +83,7 @@ class AppearanceModelConfig:
             "sample_weights": self.sample_weights,
             "sampler": self.sampler,
             "dropped_text": self.dropped_text,
+            "pose_parts": None if self.pose_parts is None else list(self.pose_parts),
         }
 
     @classmethod
@@ -119,6 +124,7 @@ class AppearanceModelConfig:
                 sample_weights="raw" if values.get("sample_weights") == "raw" else "ema",
                 sampler=values.get("sampler", "euler"),
                 dropped_text=values.get("dropped_text", "zeros"),
+                pose_parts=parts_read(values.get("pose_parts")),
             )
             config.check()
         except (KeyError, TypeError, ValueError) as error:

@@ -30,6 +30,7 @@ from macedance.pipelines.appearance_segments import Segment, driving_segments, p
 from macedance.pipelines.video_settings import CompleteSettings, VideoSettings
 from macedance.rendering.motion_to_video import MeshDancer
 from macedance.rendering.pose_drawing import PoseKeypoints, draw_pose
+from macedance.rendering.pose_parts import FEET, HANDS
 from macedance.rendering.projector import CameraKind, DrivingRenderer, PoseProjector
 from macedance.rendering.reference_outfit import check_reference_image
 from macedance.rendering.reference_pose import (
@@ -250,6 +251,8 @@ class MotionToVideo:
             DataError: Joints that are not finite, or no frame.
         """
         (height, width), points, camera = self._place(reference, self._complete(choices))
+        if self.driver is PoseProjector:
+            return self._projector(width, height, camera, points).render(motion)
         return self.driver(width, height, self.fps, camera=camera, reference_K3=points).render(motion)
 
     def points(self, motion: Danced, reference: Reference | None = None, **choices: Any) -> PoseKeypoints:
@@ -259,7 +262,7 @@ class MotionToVideo:
             DataError: As `drive`.
         """
         (height, width), points, camera = self._place(reference, self._complete(choices))
-        return PoseProjector(width, height, self.fps, camera=camera, reference_K3=points).keypoints(motion)
+        return self._projector(width, height, camera, points).keypoints(motion)
 
     def frames(
         self,
@@ -352,6 +355,7 @@ class MotionToVideo:
             "size": [told.size[1], told.size[0]],
             "camera": told.camera,
             "driving": getattr(self.driver, "__name__", type(self.driver).__name__),
+            "pose_parts": None if self.config.pose_parts is None else list(self.config.pose_parts),
             "steps": told.num_steps,
             "lora_scale": told.lora_scale if self.lora is not None else None,
             "adapters": dict(self._extra),
@@ -427,6 +431,12 @@ class MotionToVideo:
             return settings.size, None, settings.camera
         height, width = reference.image_HW3.shape[:2]
         return (height, width), reference.points_K3, settings.camera
+
+    def _projector(self, width: int, height: int, camera: CameraKind, points: np.ndarray | None) -> PoseProjector:
+        """Draws what the model's training drew."""
+        parts = self.config.pose_parts
+        hands, feet = (parts is None or part in parts for part in (HANDS, FEET))
+        return PoseProjector(width, height, self.fps, camera=camera, reference_K3=points, hands=hands, feet=feet)
 
     def _complete(self, choices: Mapping[str, Any]) -> CompleteSettings:
         return self.video_settings.chosen(choices).completed(self.config, self.lora is not None)

@@ -21,6 +21,7 @@ from macedance.rendering.body_points import HIDDEN_BELOW, BodyPoints, body_point
 from macedance.rendering.camera import CameraPath, View, fixed_camera, follow_camera
 from macedance.rendering.frames import as_dance, check_picture_size
 from macedance.rendering.pose_drawing import BODY_20, PoseKeypoints, draw_pose
+from macedance.rendering.pose_parts import TOES
 from macedance.rendering.proportions import proportions_of, torso_length_px
 from macedance.vision.video import Video
 
@@ -77,6 +78,7 @@ class PoseProjector:
             dancer takes that person's proportions and starts at that person's place and size. None: a dancer of our
             own proportions in the middle.
         hands: Draw them (half-open: our motions have no fingers).
+        feet: Draw the toes.
 
     Raises:
         ConfigError: A size that cannot be encoded, or an unknown camera.
@@ -92,6 +94,7 @@ class PoseProjector:
         camera: CameraKind = "fixed",
         reference_K3: np.ndarray | None = None,
         hands: bool = True,
+        feet: bool = True,
     ) -> None:
         check_picture_size(width, height)
         if camera not in get_args(CameraKind):
@@ -100,7 +103,7 @@ class PoseProjector:
             raise DataError(f"the reference pose has shape {np.shape(reference_K3)}", expected=f"({len(BODY_20)}, 3)")
         self.width, self.height, self.fps = width, height, checked_fps(fps)
         self.camera: CameraKind = camera
-        self.hands = hands
+        self.hands, self.feet = hands, feet
         self._reference_K3 = None if reference_K3 is None else np.asarray(reference_K3, dtype=np.float64)
 
     def keypoints(self, motion: Motion | JointClip) -> PoseKeypoints:
@@ -110,7 +113,7 @@ class PoseProjector:
             DataError: Joints that are not finite, or no frame.
         """
         dance, path, placement = self.placed(motion)
-        return pose_points(body_points(dance), path, self.width, self.height, placement, self.hands)
+        return pose_points(body_points(dance), path, self.width, self.height, placement, self.hands, self.feet)
 
     def placed(self, motion: Motion | JointClip) -> tuple[Dance, CameraPath, Placement]:
         """The dancer of the reference's proportions at the driving video's rate, the camera, and where it is put.
@@ -168,11 +171,13 @@ def pose_points(
     height: int,
     placement: Placement | None = None,
     hands: bool = True,
+    feet: bool = True,
 ) -> PoseKeypoints:
     """Points in space as a camera sees them, pixels and confidence 1 or 0.
 
     0 marks what is behind the camera, and points of the face that look away from it: a dancer from behind has no face.
-    Points outside the picture keep their place, so that limbs are cut at its edge.
+    Points outside the picture keep their place, so that limbs are cut at its edge. Without ``feet`` so do toes, at
+    confidence 0.
     """
     place = placement or Placement()
     count = len(points.body)
@@ -184,6 +189,8 @@ def pose_points(
         body[frame, :, 2] *= _faces_camera(points.body[frame], points.normals[frame], view)
         left[frame] = _seen(points.left_hand[frame], view, width, height, place)
         right[frame] = _seen(points.right_hand[frame], view, width, height, place)
+    if not feet:
+        body[:, TOES, 2] = 0.0
     return PoseKeypoints(body, left if hands else None, right if hands else None)
 
 
