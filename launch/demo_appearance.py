@@ -60,7 +60,7 @@ def run_demo(out: Path, *, smoke: bool, seed: int, workers: int, quiet: bool = F
     from launch.demo_appearance_bounds import APPEARANCE_BOUNDS
     from launch.demo_appearance_evaluation import judge, judge_animation
     from launch.demo_appearance_page import write_page
-    from launch.demo_appearance_training import make_corpora, train_base, train_stages, train_vae
+    from launch.demo_appearance_training import encode_corpora, make_corpora, train_base, train_stages, train_vae
     from launch.demo_appearance_videos import write_videos
     from launch.demo_evaluation import check_bounds
     from launch.demo_report import bounds_table
@@ -98,19 +98,3 @@ def run_demo(out: Path, *, smoke: bool, seed: int, workers: int, quiet: bool = F
     for path in (out / "index.html", out / "metrics.json", out / "models", *videos):
         tell(str(path))
     return result
-
-
-def encode_corpora(out: Path) -> None:
-    """Both corpora as latents."""
-    from datamodules.appearance_encoding import EncodeSettings, encode_corpus
-    from launch.demo_appearance_training import CORPORA, FRAMES, TEXT_DIM, TEXT_TOKENS, corpus, latents
-    from macedance.models.appearance_expert.encoders import AppearanceEncoders
-    from macedance.report.progress import Progress
-
-    encoders = AppearanceEncoders.from_folder(
-        out / "encoders", text_dim=TEXT_DIM, text_tokens=TEXT_TOKENS, face_size=8, patch=2
-    )
-    for name in CORPORA:
-        settings = EncodeSettings(frames=FRAMES, known_frames=1, batch=8, max_references=3)
-        with Progress(f"{name} clips encoded", 1) as bar:
-            encode_corpus(corpus(out, name), latents(out, name), encoders, settings, bar)

@@ -19,6 +19,7 @@ from macedance.appearance_data.samples import RawClip
 from macedance.appearance_data.windows import (
     MAX_UPSCALE,
     Bucket,
+    Decoded,
     read_face,
     read_window,
     reference_choices,
@@ -75,10 +76,12 @@ def pixel_windows(
     Raises:
         DataError: Files that cannot be read, or no reference.
     """
+    references = {start: _spread(reference_choices(clip.facts, start, frames), max_references) for start in starts}
+    needed = {frame for start in starts for frame in (*range(start, start + frames), *references[start])}
+    decoded = Decoded(clip, sorted(needed))
     windows = []
-    for number, start in enumerate(starts):
-        choices = _spread(reference_choices(clip.facts, start, frames), max_references)
-        window = read_window(clip, start, bucket, frames, choices[0] if choices else None)
+    for number, (start, choices) in enumerate(references.items()):
+        window = read_window(clip, start, bucket, frames, choices[0] if choices else None, decoded=decoded)
         key = clip.key if len(starts) == 1 else window_key(clip.key, number)
         facts = {
             **clip.facts.to_dict(),
@@ -90,11 +93,11 @@ def pixel_windows(
             "window_start": start,
             "reference_frames": list(choices),
         }
-        references = np.stack(references_of(clip, choices, bucket))
+        stills = np.stack(references_of(clip, choices, bucket, decoded))
         if clip.face is not None:  # found out now, and not in training
             read_face(clip.face, clip.where, clip.facts.frames, range(start, start + frames), None)
         windows.append(
-            PixelWindow(key, facts, clip.facts.prompt, window.video_THW3, window.pose_THW3, references, clip.face)
+            PixelWindow(key, facts, clip.facts.prompt, window.video_THW3, window.pose_THW3, stills, clip.face)
         )
     return windows
 
@@ -170,12 +173,10 @@ def encode_windows(
         torch.stack([signed_pixels(getattr(window, name)) for window in windows]).to(device)
         for name in ("video_THW3", "pose_THW3")
     )
-    known = torch.zeros_like(video)
-    known[:, :, : info.known_frames] = video[:, :, : info.known_frames]
     together = {
         "latents": encoders.encode_video(video),
         "pose": encoders.encode_video(pose),
-        "known": encoders.encode_video(known),
+        "known": encoders.known(video[:, :, : info.known_frames], *video.shape[:1], *video.shape[2:]),
         "text": encoders.text([window.prompt for window in windows]),
     }
     made, expected = tuple(together["latents"].shape[1:]), info.shape(*windows[0].video_THW3.shape[1:3])
@@ -184,14 +185,18 @@ def encode_windows(
             f"the autoencoder makes latents of shape {made} of {info.frames} frames",
             expected=f"{expected}, as its configuration says",
         )
+    stills = torch.stack([signed_pixels(picture) for window in windows for picture in window.references_RHW3]).to(
+        device
+    )
+    counts = [len(window.references_RHW3) for window in windows]
+    references = encoders.reference(stills).split(counts)
+    features = encoders.image_features(stills)
+    images = None if features is None else features.split(counts)
     samples = []
     for row, window in enumerate(windows):
-        references = torch.stack([signed_pixels(picture) for picture in window.references_RHW3]).to(device)
-        tensors = {name: values[row] for name, values in together.items()}
-        tensors["references"] = encoders.reference(references)
-        image = encoders.image_features(references)
-        if image is not None:
-            tensors["image"] = image
+        tensors = {name: values[row] for name, values in together.items()} | {"references": references[row]}
+        if images is not None:
+            tensors["image"] = images[row]
         bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
         if bad:
             raise DataError(f"the encoders give {', '.join(bad)} that are not finite", where=window.key)

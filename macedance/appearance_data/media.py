@@ -89,7 +89,7 @@ def decode_mp4(
             for number, frame in enumerate(container.decode(video)):
                 count = number + 1
                 if needed is None or number in needed:
-                    found[number] = to_rgb.reformat(frame, format="rgb24").to_ndarray()
+                    found[number] = to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray()
                     if needed is not None and len(found) == len(needed):
                         break
     except (av.FFmpegError, OSError, ValueError) as error:

@@ -152,8 +152,35 @@ def reference_choices(facts: ClipFacts, start: int, frames: int) -> tuple[int, .
     return outside or facts.reference_frames
 
 
+class Decoded:
+    """Frames of a clip's video, decoded once however many windows and references they are needed for.
+
+    Args:
+        clip: The clip.
+        wanted: Numbers of the frames.
+
+    Raises:
+        DataError: A video that cannot be read or says something else than meta.json.
+    """
+
+    def __init__(self, clip: RawClip, wanted: Sequence[int]) -> None:
+        self._places = {frame: place for place, frame in enumerate(sorted(set(wanted)))}
+        self._pictures = decode_mp4(clip.video, clip.where, list(self._places), clip.facts.frames)
+        _check_size(self._pictures, clip.facts, "video.mp4", clip.where)
+
+    def __getitem__(self, wanted: Sequence[int]) -> np.ndarray:
+        """The frames (N, H, W, 3) uint8 in the order in which they are wanted."""
+        return self._pictures[[self._places[frame] for frame in wanted]]
+
+
 def read_window(
-    clip: RawClip, start: int, bucket: Bucket, frames: int, reference: int | None, face_size: int | None = None
+    clip: RawClip,
+    start: int,
+    bucket: Bucket,
+    frames: int,
+    reference: int | None,
+    face_size: int | None = None,
+    decoded: Decoded | None = None,
 ) -> Window:
     """Decode a window.
 
@@ -164,6 +191,7 @@ def read_window(
         frames: Of the window.
         reference: Frame of the clip that is the reference; None: `reference.jpg`.
         face_size: Pixels of one side that the face video is brought to; None: the faces are not read.
+        decoded: The window's frames and the reference, where they were decoded before.
 
     Raises:
         DataError: The window leaves the clip, files that cannot be read or say something else than meta.json, or no
@@ -175,8 +203,8 @@ def read_window(
             f"the clip has {facts.frames} frames", where=clip.where, expected=f"at least {frames} from frame {start}"
         )
     wanted = list(range(start, start + frames))
-    pictures = decode_mp4(clip.video, clip.where, [*wanted, *(() if reference is None else (reference,))], facts.frames)
-    _check_size(pictures, facts, "video.mp4", clip.where)
+    needed = [*wanted, *(() if reference is None else (reference,))]
+    pictures = (Decoded(clip, needed) if decoded is None else decoded)[needed]
     if reference is not None:
         still = pictures[-1]
     elif clip.reference is not None:
@@ -219,14 +247,16 @@ def read_face(
     return pictures if size is None else _fit_all(pictures, Bucket(size, size))
 
 
-def references_of(clip: RawClip, choices: Sequence[int], bucket: Bucket) -> list[np.ndarray]:
+def references_of(
+    clip: RawClip, choices: Sequence[int], bucket: Bucket, decoded: Decoded | None = None
+) -> list[np.ndarray]:
     """The reference pictures (H, W, 3) at some frames of a clip; without frames the one of `reference.jpg`.
 
     Raises:
         DataError: As `read_window`.
     """
     if choices:
-        pictures = decode_mp4(clip.video, clip.where, choices, clip.facts.frames)
+        pictures = (Decoded(clip, choices) if decoded is None else decoded)[choices]
     elif clip.reference is not None:
         pictures = decode_jpeg(clip.reference, clip.where)[None]
     else:
