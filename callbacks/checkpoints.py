@@ -17,7 +17,7 @@ import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import nn
 
-from callbacks.agreement import agreed
+from callbacks.agreement import agreed, from_first
 from callbacks.checkpoint_writer import CheckpointWriter, rank_file, restore_random_state
 from callbacks.run_files import MetricsCsv, find_callback
 from lightning_modules.base import ExpertModule
@@ -151,7 +151,11 @@ class Checkpoints(pl.Callback):
         """Before anything is sharded or cast: what of the network comes from elsewhere and does not train."""
         if stage == "fit" and isinstance(pl_module, ExpertModule) and pl_module.network is not None:
             source, weights = pl_module.base_source or (None, "")
-            self._base = BaseWeights.of(pl_module.network, source, weights, pl_module.lora is not None)
+            # The first rank's weights are what every strategy gives to all: the others need not read theirs for it.
+            mine = trainer.is_global_zero
+            adapted = pl_module.lora is not None
+            base = BaseWeights.of(pl_module.network, source, weights, adapted) if mine else None
+            self._base = from_first(base)
             if self._base is not None or not isinstance(trainer.strategy, ZeroStrategy):
                 # What is left out `init_from` has put into the network already; the names are compared below.
                 pl_module.strict_loading = False

@@ -200,10 +200,13 @@ class SaveWhole(pl.Callback):
         self.path = path
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Gather and save; all ranks call it."""
+        """Gather and save; all ranks call it, after a validation."""
         from safetensors.torch import save_file
 
         found = {}
+        if hasattr(trainer.strategy, "whole_parameters"):
+            names = {name for name, _ in trainer.strategy.whole_parameters(pl_module)}
+            assert names == {name for name, _ in pl_module.named_parameters()}
         for name, parameter in pl_module.network.named_parameters():
             if hasattr(parameter, "ds_id"):
                 import deepspeed

@@ -125,7 +125,7 @@ def show_values(module: nn.Module, optimizer: Any, stage: int, rank: int, values
     """
     named: dict[str, Any] = dict(module.named_parameters())
     if stage == 3:
-        optimizer._partition_all_parameters()
+        _let_go(optimizer)
         for name, value in values.items():
             named[name].ds_tensor.data.view(-1)[: value.numel()].copy_(value)
         _gather_persistent(optimizer)
@@ -153,6 +153,19 @@ def _gather_groups(optimizer: Any) -> None:
         start_alignment_factor=optimizer.nccl_start_alignment_factor,
         allgather_bucket_size=optimizer.allgather_bucket_size,
     )
+
+
+def settle(optimizer: Any) -> None:
+    """Stage 3: end what was fetched ahead; all ranks call it before parameters are gathered one by one.
+
+    A validation's forward pass leaves weights on their way for a backward pass that does not come.
+    """
+    _let_go(optimizer)
+    _gather_persistent(optimizer)
+
+
+def _let_go(optimizer: Any) -> None:
+    optimizer._partition_all_parameters()
 
 
 def _gather_persistent(optimizer: Any) -> None:

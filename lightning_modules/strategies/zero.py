@@ -341,6 +341,8 @@ class ZeroStrategy(DeepSpeedStrategy):
             module: The module being trained.
             values: Other values of what trains, as for :meth:`show`; None: its own.
         """
+        if self.stage == 3:
+            partitions.settle(self.zero_optimizer)
         parts = self.local_fragments(module)
         if values is None:
             values = {name: part.tensor for name, part in parts.items()}

@@ -27,6 +27,8 @@ from macedance.pipelines.checkpoint_content import (
     read_content,
 )
 from macedance.pipelines.checkpoint_folder import find_checkpoint
+from macedance.pipelines.folder import check_weights
+from macedance.pipelines.pretrained import stored_transformer
 from macedance.pipelines.whole_checkpoint import base_tensors
 
 
@@ -35,7 +37,7 @@ class StartedFrom:
     """What a network was started from.
 
     Attributes:
-        content: The source itself; its path is, of a run directory, the checkpoint that was taken.
+        content: The source itself, without its weights; its path is, of a run directory, the checkpoint that was taken.
         replaced: Names of the weights that are not the network's own base any more.
     """
 
@@ -61,6 +63,14 @@ def load_source(network: AppearanceExpert, source: str | Path, which: Weights = 
     own = network.state_dict()
     content = read_source(source, which)
     _check_architecture(network, content, source)
+    # What was taken stands in the network: of a large base nothing is to be held twice.
+    noted = replace(content, tensors={}, average={})
+    if is_model_folder(source) and content.lora is None:
+        _check_names(own, content.tensors, source)
+        names = frozenset(own)
+        del own, content  # what is replaced is to be free at once
+        _take_folder(network, source)
+        return StartedFrom(noted, names)
     completed, trained = _completed(network, own, content)
     tensors = replace(content, tensors=completed).weights(which)
     _check_names(own, tensors, source)
@@ -71,7 +81,19 @@ def load_source(network: AppearanceExpert, source: str | Path, which: Weights = 
     # What is the network's own anyway is not copied onto itself: of a large base that is most.
     other = {name: value for name, value in tensors.items() if value.data_ptr() != own[name].data_ptr()}
     network.load_state_dict(other, strict=False)
-    return StartedFrom(content, frozenset(other))
+    return StartedFrom(noted, frozenset(other))
+
+
+def _take_folder(network: AppearanceExpert, folder: Path) -> None:
+    """Take the weights of a whole model folder one by one, in the network's own precision.
+
+    Raises:
+        CheckpointError: They are damaged, or not finite.
+    """
+    own = dict(network.transformer.named_parameters())
+    for name, value in stored_transformer(folder).read({name: p.dtype for name, p in own.items()}):
+        check_weights({name: value}, where=folder)
+        own[name].data = value
 
 
 def read_source(source: Path, which: Weights | None = None) -> CheckpointContent:

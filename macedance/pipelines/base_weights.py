@@ -114,17 +114,25 @@ class BaseWeights:
         """
         if any(plain_name(name) not in source for name in self.names):
             return None
-        found = {
-            name: source[plain_name(name)].to(getattr(torch, self.types.get(name, "float32"))) for name in self.names
-        }
-        return found if identity(found) == self.sha256 else None
+        types = {name: getattr(torch, self.types.get(name, "float32")) for name in self.names}
+        named = {name: source[plain_name(name)] for name in self.names}
+        # Converted one by one to compare them, and together only where they are what is looked for.
+        if identity(named, types) != self.sha256:
+            return None
+        return {name: value.to(types[name]) for name, value in named.items()}
 
 
-def identity(tensors: Mapping[str, Tensor]) -> str:
-    """Sha256 over names (without adapters), types, shapes and bytes."""
+def identity(tensors: Mapping[str, Tensor], types: Mapping[str, torch.dtype] | None = None) -> str:
+    """Sha256 over names (without adapters), types, shapes and bytes.
+
+    Args:
+        tensors: By name.
+        types: Precision to bring each to first; None: as they are.
+    """
     digest = hashlib.sha256()
     for name in sorted(tensors, key=plain_name):
         value = tensors[name].detach().cpu().contiguous()
+        value = value if types is None else value.to(types[name])
         digest.update(f"{plain_name(name)} {value.dtype} {tuple(value.shape)}\n".encode())
         if value.numel():
             digest.update(value.reshape(-1).view(torch.uint8).numpy().data)

@@ -5,18 +5,15 @@ Nothing is downloaded here, and only safetensors are read.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from macedance.errors import CheckpointError
+from macedance.nn.stored_weights import INDEX, SINGLE, StoredWeights, transformer_files
 
 #: The transformer's name inside a model folder, and in the network's parameter names.
 TRANSFORMER = "transformer"
-_CONFIG, _SINGLE = "config.json", "diffusion_pytorch_model.safetensors"
-_INDEX = f"{_SINGLE}.index.json"
 
 
 def is_transformer_folder(folder: str | Path) -> bool:
@@ -33,11 +30,16 @@ def read_transformer(source: str | Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: There is no such folder, the id's files are not on this machine, or they are damaged.
     """
-    folder = transformer_folder(source)
-    tensors: dict[str, Tensor] = {}
-    for name in _files(folder):
-        tensors.update(_read(folder / name))
-    return {f"{TRANSFORMER}.{name}": value for name, value in tensors.items()}
+    return {f"{TRANSFORMER}.{name}": value for name, value in stored_transformer(source).read()}
+
+
+def stored_transformer(source: str | Path) -> StoredWeights:
+    """The transformer's weights by their own names, not yet read.
+
+    Raises:
+        CheckpointError: As :func:`read_transformer`.
+    """
+    return StoredWeights(transformer_files(transformer_folder(source)))
 
 
 def transformer_folder(source: str | Path) -> Path:
@@ -51,7 +53,7 @@ def transformer_folder(source: str | Path) -> Path:
         inside = _inside(path)
         if inside is None:
             raise CheckpointError(
-                "the folder holds no transformer", where=path, expected=f"{_SINGLE} in it or in {TRANSFORMER}/"
+                "the folder holds no transformer", where=path, expected=f"{SINGLE} in it or in {TRANSFORMER}/"
             )
         return inside
     name = str(source)
@@ -62,7 +64,7 @@ def transformer_folder(source: str | Path) -> Path:
 
 def _inside(folder: Path) -> Path | None:
     for candidate in (folder / TRANSFORMER, folder):
-        if (candidate / _SINGLE).exists() or (candidate / _INDEX).exists():
+        if (candidate / SINGLE).exists() or (candidate / INDEX).exists():
             return candidate
     return None
 
@@ -80,27 +82,3 @@ def _cached(name: str) -> Path:
             fix="download the model, or name a folder that holds it",
         ) from error
     return transformer_folder(found)
-
-
-def _files(folder: Path) -> list[str]:
-    if (folder / _SINGLE).exists():
-        return [_SINGLE]
-    try:
-        index: Any = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
-        names = sorted({str(name) for name in index["weight_map"].values()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"cannot read {_INDEX}: {error!r}", where=folder) from error
-    wrong = [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]
-    if wrong:
-        raise CheckpointError(f"{_INDEX} names {wrong[0]}", where=folder, expected="safetensors beside it")
-    return names
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(str(path))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"cannot read the weights: {error}", where=path, expected="a safetensors file") from error

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -472,6 +473,22 @@ def test_frozen_weights_of_the_run_s_own_seed_are_kept(tmp_path: Path) -> None:
     assert "network.0.weight" in content["state_dict"]
     assert "base" not in content["macedance"]
     assert BaseWeights.of(Tiny(freeze=True)._network(), None, "auto", False) is None
+
+
+def test_the_first_rank_alone_reads_the_frozen_weights_for_their_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, known = tuned(), []
+
+    def of(*arguments: Any) -> BaseWeights:
+        known.append(BaseWeights("somewhere", "auto", "0" * 64, ("0.bias", "0.weight")))
+        return known[-1]
+
+    monkeypatch.setattr("callbacks.checkpoints.BaseWeights.of", of)
+    monkeypatch.setattr("callbacks.checkpoints.from_first", lambda mine: known[0] if mine is None else mine)
+    for first in (True, False):
+        saves = Checkpoints()
+        saves.setup(SimpleNamespace(is_global_zero=first, strategy=None), module, "fit")  # type: ignore[arg-type]
+        assert saves._base is known[0]
+    assert len(known) == 1
 
 
 # ---------------------------------------------------------------- what must not go wrong quietly

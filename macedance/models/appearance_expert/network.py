@@ -20,6 +20,7 @@ from macedance.models.appearance_expert.geometry import LatentGeometry
 from macedance.models.appearance_expert.precision import compute_as_diffusers
 from macedance.nn.compilation import products_for_attention
 from macedance.nn.precise import cast_network
+from macedance.nn.stored_weights import StoredWeights, give_weights, transformer_files
 
 #: Precision of the weights in memory.
 Precision = Literal["float32", "bfloat16"]
@@ -156,22 +157,19 @@ def whole_arguments(transformer: Mapping[str, Any], vae: Mapping[str, Any]) -> d
 
 def _loaded(weights: str, arguments: Mapping[str, Any], precision: Precision) -> Any:
     """The pretrained transformer, if it is the one that the arguments describe."""
+    from accelerate import init_empty_weights
     from diffusers import WanAnimateTransformer3DModel
 
     folder = _on_this_machine(weights)
     # A folder is a whole model with a `transformer` inside, or that folder itself.
-    inner = "transformer" if (folder / "transformer").is_dir() else None
+    folder = folder / "transformer" if (folder / "transformer").is_dir() else folder
     try:
-        model = WanAnimateTransformer3DModel.from_pretrained(
-            str(folder),
-            subfolder=inner,
-            torch_dtype=getattr(torch, precision),
-            local_files_only=True,
-            use_safetensors=True,
-        )
-    except (OSError, ValueError, KeyError) as error:
-        told = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"the transformer cannot be loaded ({told})", where=weights) from error
+        told = WanAnimateTransformer3DModel.load_config(str(folder), local_files_only=True)
+        with init_empty_weights():
+            model = WanAnimateTransformer3DModel.from_config(told)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"the transformer cannot be loaded ({said})", where=weights) from error
     config = dict(model.config)
     other = {
         key: config.get(key)
@@ -181,6 +179,7 @@ def _loaded(weights: str, arguments: Mapping[str, Any], precision: Precision) ->
     if other:
         listed = ", ".join(f"{key} {value}, not {arguments[key]}" for key, value in other.items())
         raise CheckpointError(f"the weights are of another architecture: {listed}", where=weights)
+    give_weights(model, StoredWeights(transformer_files(folder)), getattr(torch, precision), weights)
     return model
 
 
