@@ -13,7 +13,8 @@ import pytorch_lightning as pl
 
 from callbacks.agreement import gather
 from callbacks.previews import beating
-from callbacks.protocol_runs import REFERENCE, DanceProtocol, Dances, DanceSettings, gathered
+from callbacks.protocol_results import REFERENCE, gathered
+from callbacks.protocol_runs import DanceProtocol, Dances, DanceSettings
 from callbacks.video_judges import (
     JudgingNetworks,
     facts_of_making,
@@ -245,7 +246,7 @@ class AppearanceProtocol(DanceProtocol):
             "renderer": {"class": type(self.renderer).__name__, **self.renderer.settings}
         }
         inputs = video_inputs(generated.videos, truth.videos, settings=settings)
-        inputs |= self.training_inputs(trainer, module)
+        inputs |= self.training_inputs(trainer, module) | {"renderer": renderer_facts(self.renderer)}
         result = video_result(generated.presets, entries, per_clip, inputs)
         result = replace(result, weights={**result.weights, **self.renderer.weights})
         return self._with_fvd(result.with_notes({HONEST: stillness_notes(result)}), fvd)

@@ -10,7 +10,8 @@ import pytorch_lightning as pl
 
 from callbacks.agreement import gather
 from callbacks.previews import beating
-from callbacks.protocol_runs import FOLDER, DanceProtocol, Dances, DanceSettings
+from callbacks.protocol_results import FOLDER
+from callbacks.protocol_runs import DanceProtocol, Dances, DanceSettings
 from callbacks.video_judges import (
     JudgingNetworks,
     facts_of_judges,

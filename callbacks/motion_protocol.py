@@ -10,7 +10,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from callbacks.protocol_runs import DanceProtocol, Dances, DanceSettings, gathered, gathering_device
+from callbacks.protocol_results import gathered, gathering_device
+from callbacks.protocol_runs import DanceProtocol, Dances, DanceSettings
 from lightning_modules.motion_expert import MotionExpertModule
 from macedance.errors import ConfigError
 from macedance.metrics.motion import MotionMetrics

@@ -13,6 +13,7 @@ from callbacks.checkpoint_writer import random_state, restore_random_state
 from callbacks.ema import EmaCallback
 from callbacks.run_files import find_callback
 from datamodules.motion import Clip
+from lightning_modules.base import ExpertModule
 from lightning_modules.motion_expert import MotionExpertModule
 from macedance.errors import ConfigError
 from macedance.motion.files import Motion
@@ -33,6 +34,9 @@ class Preview(pl.Callback):
     Raises:
         ConfigError: A number below 1.
     """
+
+    #: What it can show.
+    module_type: type[ExpertModule] = MotionExpertModule
 
     def __init__(self, every_n_steps: int | None = None, every_n_epochs: int | None = None) -> None:
         self.check_counts(every_n_steps=every_n_steps, every_n_epochs=every_n_epochs)
@@ -64,6 +68,19 @@ class Preview(pl.Callback):
         begun, done = data.epoch_of(max(position - data.global_batch_size, 0)), data.epoch_of(position)
         return bool(begun // self.every_n_epochs != done // self.every_n_epochs)
 
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse a run of another model than it shows, before anything is trained.
+
+        Raises:
+            ConfigError: It is one.
+        """
+        if not isinstance(pl_module, self.module_type):
+            raise ConfigError(
+                f"it is for {self.module_type.__name__} and the run trains {type(pl_module).__name__}",
+                where=f"trainer.callbacks: {type(self).__name__}",
+                fix="leave it out of this run",
+            )
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The step that a resume starts from has its preview."""
         self._last_step = trainer.global_step
@@ -78,15 +95,14 @@ class Preview(pl.Callback):
         self._last_step = step
         if not self.is_due(trainer, pl_module):
             return
-        assert isinstance(pl_module, MotionExpertModule)
         # Networks that a preview builds draw numbers, in a resumed run at another step: training's must stay the same.
         state = random_state(trainer)
         self.preview(trainer, pl_module)
         restore_random_state(trainer, state)
 
     @abstractmethod
-    def preview(self, trainer: pl.Trainer, module: MotionExpertModule) -> Any:
-        """Make it; called on every rank."""
+    def preview(self, trainer: pl.Trainer, module: Any) -> Any:
+        """Make it with the run's module, which is a ``module_type``; called on every rank."""
 
 
 def spread(numbers: Sequence[int], count: int | None) -> list[int]:

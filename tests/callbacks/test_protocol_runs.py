@@ -11,7 +11,7 @@ import torch
 from callbacks.agreement import agreed_evaluation
 from callbacks.motion_protocol import MotionProtocol
 from callbacks.previews import share_of, spread
-from callbacks.protocol_runs import gathered, named_values
+from callbacks.protocol_results import gathered, named_values
 from callbacks.samples import SampleVideos
 from macedance.errors import ConfigError, DataError, MaceDanceError, NumericsError
 from macedance.metrics.gathered import GatheredMetric
