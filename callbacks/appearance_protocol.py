@@ -39,7 +39,7 @@ from macedance.metrics.statistics import FLOOR_DRAWS, MEAN_RESAMPLES, Entry
 from macedance.metrics.video_protocol import VideoPreset, video_inputs, video_result
 from macedance.metrics.videos import score_videos
 from macedance.motion.files import Motion
-from macedance.rendering.motion_to_video import MeshDancer, MotionRenderer
+from macedance.rendering.motion_to_video import MeshDancer, MotionRenderer, renderer_facts
 from macedance.vision.held import held
 from macedance.vision.keypoints import KeypointSource
 from macedance.vision.video import Video

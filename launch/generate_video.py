@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from macedance.vision.keypoints import KeypointSource
     from macedance.vision.video import Video
 
+#: A picture that keeps more than this of its sides is cut without a word.
+_MOST_CUT = 0.85
 #: Options that a mannequin cannot follow.
 _ONLY_WITH_MODEL = (
     "lora", "lora_scale", "guidance", "video_steps", "video_sampler", "prompt", "negative_prompt", "segment_frames",
@@ -139,6 +141,8 @@ class VideoMaker:
         self.pipeline = self._loaded()
         self._choices = self._settings()
         self.reference: Reference = self.pipeline.reference(options.image, **self._choices)
+        if self.reference.points_K3 is None:
+            self._say_what_is_cut(picture)
 
     def make(
         self, motion: Motion, stem: Path, number: int, music: Path, progress: Any
@@ -189,6 +193,19 @@ class VideoMaker:
             say(f"{path.name}: the dancer is outside the picture in {outside} of {len(body)} frames{fix}")
         return outside
 
+    def _say_what_is_cut(self, picture: np.ndarray) -> None:
+        """Where nobody has looked for the person, a picture of another shape may lose their head or their feet."""
+        (rows, columns), (height, width) = picture.shape[:2], self.reference.image_HW3.shape[:2]
+        shape = (columns / rows) / (width / height)
+        if _MOST_CUT < shape < 1 / _MOST_CUT:
+            return
+        lost = f"{1 - min(shape, 1 / shape):.0%} of its {'height' if shape < 1 else 'width'}"
+        say(
+            f"{self._options.image}: the picture of {columns} x {rows} pixels is cut evenly to the video's {width} x "
+            f"{height}, which leaves out {lost}: a picture of the video's shape, --video-size, or --person keeps the "
+            "person whole"
+        )
+
     @staticmethod
     def _write(path: Path, portions: Iterator[np.ndarray], driving: Video, music: Path) -> None:
         """Portion by portion: a song's video is never held whole."""
@@ -210,6 +227,7 @@ class VideoMaker:
         return dancer.render(motion, self._picture), driving
 
     def _loaded(self) -> MotionToVideo:
+        from macedance.pipelines.appearance_lora import file_and_scale
         from macedance.pipelines.motion_to_video import MotionToVideo
         from macedance.rendering.mesh_driver import MeshDriver
         from macedance.rendering.projector import PoseProjector
@@ -225,7 +243,7 @@ class VideoMaker:
             person=self._finder(),
         )
         for k, text in enumerate(options.lora or ()):
-            file, scale = _adapter(text)
+            file, scale = file_and_scale(text)
             pipeline.load_lora(file, scale, name=f"extra{k}")
         return pipeline
 
@@ -273,14 +291,3 @@ def _size(text: str | None) -> tuple[int, int] | None:
     if not cross or not width.isdigit() or not height.isdigit() or not int(width) or not int(height):
         raise ConfigError(f"--video-size is {text!r}", expected="WxH in pixels, such as 832x480")
     return int(height), int(width)
-
-
-def _adapter(text: str) -> tuple[Path, float]:
-    """File and strength of ``FILE[:SCALE]``."""
-    file, colon, scale = text.rpartition(":")
-    if colon and not Path(text).exists():
-        try:
-            return Path(file), float(scale)
-        except ValueError:
-            pass
-    return Path(text), 1.0

@@ -230,6 +230,17 @@ def read_lora(path: str | Path) -> LoraWeights:
     )
 
 
+def file_and_scale(text: str) -> tuple[Path, float]:
+    """File and strength of ``FILE[:SCALE]``, as options name adapters; a strength of 1 where none is given."""
+    file, colon, scale = text.rpartition(":")
+    if colon and not Path(text).exists():
+        try:
+            return Path(file), float(scale)
+        except ValueError:
+            pass
+    return Path(text), 1.0
+
+
 def attach_lora(network: AppearanceExpert, lora: LoraWeights, where: str | Path, name: str = "default") -> None:
     """Put adapters round the layers of a network's transformer, in place, as diffusers does.
 

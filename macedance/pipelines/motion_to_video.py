@@ -214,8 +214,13 @@ class MotionToVideo:
         """The video of a driving video, in memory; arguments and errors as those of `frames`."""
         return Video.from_frames(np.concatenate(list(self.frames(driving, reference, **options))), driving.fps)
 
-    def reference(self, reference_image: Picture, **choices: Any) -> Reference:
+    def reference(self, reference_image: Picture, *, person: FindsKeypoints | None = None, **choices: Any) -> Reference:
         """A picture at the size of the videos that are made of it, with its person where somebody looks for them.
+
+        Args:
+            reference_image: As of a call.
+            person: Who looks; None: the pipeline's own, if it has one.
+            choices: Fields of VideoSettings.
 
         Raises:
             DataError: As of a call.
@@ -225,7 +230,8 @@ class MotionToVideo:
         image = check_reference_image(
             reference_image if isinstance(reference_image, np.ndarray) else read_picture(reference_image)
         )
-        points = None if self.person is None else find_person(image, self.person, where)
+        finder = person or self.person
+        points = None if finder is None else find_person(image, finder, where)
         height, width = self.size_for(image, **choices)
         if min(image.shape[:2]) * 2 < min(height, width):
             logger.warning("the picture has %d x %d pixels, the video %d x %d", *image.shape[1::-1], width, height)
@@ -368,30 +374,37 @@ class MotionToVideo:
             "negative_prompt": self._away_from(told),
         }
 
-    def reference_image(self, motion: Danced) -> np.ndarray:
+    def reference_image(self, motion: Danced, **choices: Any) -> np.ndarray:
         """A mannequin in the first frame's pose, under the camera of the whole dance, in the outfit of its genre.
 
         Raises:
             DataError: As `render`.
         """
-        height, width = self._complete({}).size
-        dancer = MeshDancer(width, height, fps=self.fps, camera=self.video_settings.camera)
+        told = self._complete(choices)
+        dancer = MeshDancer(told.size[1], told.size[0], fps=self.fps, camera=told.camera)
         return next(iter(dancer.render(motion, dancer.reference_image(motion)).pictures()))
 
-    def render(self, motion: Danced, reference_image: np.ndarray, *, seed: int = 0) -> Video:
+    def render(self, motion: Danced, reference_image: np.ndarray, *, seed: int = 0, **choices: Any) -> Video:
         """As a call, always of the settings' size and without a look for the person: see `driving_keypoints`.
 
         Raises:
             DataError: A reference image that is no picture, or joints that cannot be drawn.
         """
-        driving = self.drive(motion)
+        driving = self.drive(motion, **choices)
         reference = place_reference(check_reference_image(reference_image), driving.width, driving.height)
-        return self.animate(driving, reference, seed=seed)
+        return self.animate(driving, reference, seed=seed, **choices)
 
     def render_keypoints(
-        self, keypoints_TK3: np.ndarray, fps: float, reference_image: np.ndarray, *, seed: int = 0
+        self,
+        keypoints_TK3: np.ndarray,
+        fps: float,
+        reference_image: np.ndarray,
+        *,
+        size: tuple[int, int],
+        seed: int = 0,
+        **choices: Any,
     ) -> Video:
-        """As `render`, driven by COCO's keypoints (T, 17, 3) at ``fps``, which are pixels of the reference image.
+        """As `render`, driven by COCO's keypoints (T, 17, 3) at ``fps`` in a picture of ``size`` (width, height).
 
         Raises:
             DataError: A reference image that is no picture, or keypoints of another shape or rate.
@@ -399,28 +412,28 @@ class MotionToVideo:
         points = np.asarray(keypoints_TK3, dtype=np.float64)
         if points.ndim != 3 or points.shape[1:] != (17, 3) or not len(points) or not np.isfinite(points).all():
             raise DataError(f"keypoints of shape {points.shape}", expected="(T, 17, 3), finite")
-        height, width = self._complete({}).size
+        height, width = self._complete(choices).size
         image = check_reference_image(reference_image)
         body = body_from_coco(points)
-        scale = max(width / image.shape[1], height / image.shape[0])
-        body[..., 0] = (body[..., 0] - image.shape[1] / 2) * scale + width / 2
-        body[..., 1] = (body[..., 1] - image.shape[0] / 2) * scale + height / 2
+        scale = max(width / size[0], height / size[1])
+        body[..., 0] = (body[..., 0] - size[0] / 2) * scale + width / 2
+        body[..., 1] = (body[..., 1] - size[1] / 2) * scale + height / 2
         # Keypoints at another rate: the frame that is nearest in time, so that a second stays a second.
         count = max(1, round(len(body) / fps * self.fps))
         chosen = np.minimum(np.round(np.arange(count) * fps / self.fps).astype(int), len(body) - 1)
         drawn = np.stack([draw_pose(body[frame], height, width) for frame in chosen])
         reference = place_reference(image, width, height)
         driving = Video.from_frames(drawn, self.fps)
-        return self.animate(driving, reference, seed=seed)
+        return self.animate(driving, reference, seed=seed, **choices)
 
-    def driving_keypoints(self, motion: Danced) -> np.ndarray:
-        """Where `render` draws the joints: COCO's (T, 17, 3); see MotionRenderer.
+    def driving_keypoints(self, motion: Danced, reference: Reference | None = None, **choices: Any) -> np.ndarray:
+        """Where `drive` draws the joints: COCO's (T, 17, 3); see MotionRenderer.
 
         Raises:
             DataError: As `render`.
         """
-        height, width = self._complete({}).size
-        return coco_from_body(self.points(motion).body, width, height).astype(np.float32)
+        (height, width), _, _ = self._place(reference, self._complete(choices))
+        return coco_from_body(self.points(motion, reference, **choices).body, width, height).astype(np.float32)
 
     # ---------------------------------------------------------------- inside
     def _place(

@@ -61,9 +61,27 @@ class KeypointRenderer(Protocol):
     """A renderer that can also be driven by the keypoints of a video, which have no depth."""
 
     def render_keypoints(
-        self, keypoints_TK3: np.ndarray, fps: float, reference_image: np.ndarray, *, seed: int = 0
+        self,
+        keypoints_TK3: np.ndarray,
+        fps: float,
+        reference_image: np.ndarray,
+        *,
+        size: tuple[int, int],
+        seed: int = 0,
     ) -> Video:
-        """As ``MotionRenderer.render``, driven by COCO's keypoints (T, 17, 3): pixels and confidence at ``fps``."""
+        """As ``MotionRenderer.render``, driven by COCO's keypoints (T, 17, 3): pixels and confidence at ``fps``.
+
+        ``size`` is (width, height) of the picture that the pixels are of, whatever the reference image's is.
+        """
+
+
+def renderer_facts(renderer: MotionRenderer) -> dict[str, Any]:
+    """What a reader wants to know of a renderer beside ``weights`` and ``settings``: what it is, and read from where.
+
+    A renderer says the latter in ``sources`` (model -> path), if it has any. Paths do not change what was measured, so
+    this is kept apart from what is hashed.
+    """
+    return {"class": type(renderer).__name__, "sources": dict(getattr(renderer, "sources", {}))}
 
 
 class MeshDancer:

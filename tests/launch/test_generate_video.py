@@ -154,7 +154,7 @@ def test_every_option_arrives(things: Path, tmp_path: Path, capsys: Any) -> None
     assert json.loads(told.out)["videos"][0]["settings"] == {
         "size": [48, 32], "camera": "follow", "driving": "MeshDriver", "steps": 3, "lora_scale": None, "adapters": {},
         "guidance_scale": 2.0, "segment_frames": 5, "known_frames": 2, "match_colours": False, "prompt": "rain",
-        "negative_prompt": "snow", "sampler": "unipc",
+        "negative_prompt": "snow", "sampler": "unipc", "pose_parts": None,
     }  # fmt: skip
     assert "nobody looks" not in told.err
 

@@ -75,8 +75,15 @@ class DotDancer(HeldDancer):
     """A mesh dancer that can also be driven by keypoints: it draws a dot for each."""
 
     def render_keypoints(
-        self, keypoints_TK3: np.ndarray, fps: float, reference_image: np.ndarray, *, seed: int = 0
+        self,
+        keypoints_TK3: np.ndarray,
+        fps: float,
+        reference_image: np.ndarray,
+        *,
+        size: tuple[int, int],
+        seed: int = 0,
     ) -> Video:
+        keypoints_TK3 = keypoints_TK3 * (self.width / size[0], self.height / size[1], 1.0)
         frames = np.full((len(keypoints_TK3), self.height, self.width, 3), 30, np.uint8)
         for frame, points in zip(frames, keypoints_TK3, strict=True):
             for x, y, confidence in points:

@@ -201,11 +201,38 @@ def test_a_renderer_that_takes_keypoints_has_the_arm_of_the_true_videos(truth: d
         assert "driven by keypoints" in result.presets["gap_video_keypoints"][key]["reason"]
     assert result.presets["video_keypoints"]["motion_distance"]["value"] is None
     assert result.presets["gap_generated"]["motion_jerk"]["value"] == 0.0
+    # Videos of another rate and resolution than the renderer's: its dots are where the video's are, in time and place.
+    other = replace(by.render(truth["a"], by.reference_image(truth["a"])), name="a")
+    frames = other.frames()[::2].repeat(2, axis=1).repeat(2, axis=2)
+    half = replace(Video.from_frames(frames, by.fps / 2), name="a")
+    seen: list[tuple[int, tuple[int, int]]] = []
+
+    class Told(DotDancer):
+        def render_keypoints(self, points: np.ndarray, fps: float, picture: np.ndarray, **options: Any) -> Video:
+            seen.append((len(points), options["size"]))
+            return super().render_keypoints(points, fps, picture, **options)
+
+    class Sized(Clairvoyant):
+        def __call__(self, video: Video, progress: object = None) -> VideoKeypoints:
+            points = by.driving_keypoints(truth["a"])[:: round(by.fps / video.fps)]
+            self.known = {"a": points * (video.width / SIDE, video.width / SIDE, 1)}
+            return super().__call__(video)
+
+    clips = [CascadeClip("a", truth["a"], video=half)]
+    told = Cascade(clips, renderer(Told), judges_of(Sized({})), perturbations=()).fixed_arms()[2]
+    assert told.clips == ("a",)
+    assert told.values["pck_10"][0] > 0.9
+    assert seen == [(2 * len(frames), (2 * SIDE, 2 * SIDE))]
+    # Of another shape nothing is drawn: no scaling would bring the keypoints onto the drawing.
+    wide = [CascadeClip("a", truth["a"], video=replace(Video.from_frames(frames[:, :SIDE], by.fps), name="a"))]
+    refused = Cascade(wide, renderer(Told), judges_of(Sized({})), perturbations=()).fixed_arms()[2]
+    assert refused.absent == f"keypoints of a picture of {2 * SIDE} x {SIDE} for a video of {SIDE} x {SIDE}"
+    assert len(seen) == 1
     nobody = Cascade(
         [CascadeClip("z", truth["a"], video=videos["a"])], by, judges_of(Clairvoyant({})), perturbations=()
     )
     absent = next(scores for scores in nobody.fixed_arms() if scores.arm == "video_keypoints")
-    assert absent.absent == "no true video shows anybody"
+    assert absent.absent == "nobody was found in the true video"
     assert dict(absent.left_out) == {"z": "nobody was found in the true video"}
 
 

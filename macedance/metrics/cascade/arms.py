@@ -18,7 +18,7 @@ from macedance.metrics.cascade.judges import ArmClip, Judges
 from macedance.metrics.cascade.pixels import OTHER_DANCE, PIXEL_KEYS, PixelScorer
 from macedance.metrics.cascade.scores import DISTANCE, GENERATED, GROUND_TRUTH, REAL, VIDEO_KEYPOINTS, ArmScores
 from macedance.metrics.cascade.sets import SET_KEYS, Looking, WindowLooker
-from macedance.metrics.honest.adherence import to_resolution
+from macedance.metrics.honest.adherence import to_frame_rate, to_resolution
 from macedance.metrics.keypoint_clips import keypoint_clip
 from macedance.metrics.keypoints import coco_keypoints
 from macedance.metrics.motion import MIN_FRAMES, per_clip_values
@@ -190,20 +190,35 @@ class Cascade:
             if clip.video is None:
                 left_out[clip.name] = "no true video"
                 continue
+            size = (clip.video.width, clip.video.height)
+            if why := self._other_shape(size):
+                left_out[clip.name] = why
+                continue
             found = source(clip.video)
             if found.missing.all():
                 left_out[clip.name] = "nobody was found in the true video"
                 continue
-            driving = coco_keypoints(keypoint_clip(found))
-            picture = self.picture(clip)
-            drawn = self.renderer.render_keypoints(driving, clip.video.fps, picture, seed=self.seed)
+            fps, picture = self.renderer.fps, self.picture(clip)
+            driving = to_frame_rate(coco_keypoints(keypoint_clip(found)), clip.video.fps, fps)
+            drawn = self.renderer.render_keypoints(driving, fps, picture, size=size, seed=self.seed)
             video = self._kept(VIDEO_KEYPOINTS, clip.name, drawn)
-            size = (clip.video.width, clip.video.height)
             driving = to_resolution(driving, size, (video.width, video.height))
             rendered.append(ArmClip(clip.name, video, picture, clip.motion, driving))
         if not rendered:
-            return ArmScores(VIDEO_KEYPOINTS, left_out=left_out, absent="no true video shows anybody")
+            why = "; ".join(dict.fromkeys(left_out.values())) or "no clips"
+            return ArmScores(VIDEO_KEYPOINTS, left_out=left_out, absent=why)
         return self._judged(VIDEO_KEYPOINTS, rendered, left_out)
+
+    def _other_shape(self, size: tuple[int, int]) -> str:
+        """Why keypoints of a video of this size cannot be found again in what the renderer draws; empty: they can."""
+        drawn = self.renderer.settings.get("size")
+        if drawn is None:
+            return ""
+        try:
+            to_resolution(np.zeros((1, 1, 3)), size, tuple(drawn))
+        except DataError as error:
+            return error.what
+        return ""
 
     def _disturbed(self, arm: str, kind: str, level: int) -> ArmScores:
         motions: dict[str, Danced] = {}

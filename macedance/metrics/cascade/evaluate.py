@@ -97,6 +97,8 @@ def cascade_report(
     Raises:
         DataError: No scores of the ground-truth arm.
     """
+    from macedance.rendering.motion_to_video import renderer_facts
+
     renderer, judges = cascade.renderer, cascade.judges
     by_name = {scores.arm: scores for scores in arms}
     order = [arm for arm in cascade.arms if arm in by_name] + [arm for arm in by_name if arm not in cascade.arms]
@@ -115,6 +117,7 @@ def cascade_report(
             "seed": cascade.seed,
             "gates": [gate.described() for gate in gates],
         },
+        "renderer": renderer_facts(renderer),
         "left_out": {which: dict(names) for which, names in (left_out or {}).items()},
         "notes": {"cascade": list(notes)} if notes else {},
     }

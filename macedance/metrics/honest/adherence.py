@@ -184,6 +184,17 @@ def to_resolution(keypoints_TK3: np.ndarray, size: tuple[int, int], new_size: tu
     return points
 
 
+def to_frame_rate(keypoints_TK3: np.ndarray, fps: float, new_fps: float) -> np.ndarray:
+    """Keypoints (T, K, 3) at another frame rate: of each new frame's time the nearest old frame's.
+
+    As many seconds as before, to the nearest frame and at least one: what is made of them lasts as long.
+    """
+    points = np.asarray(keypoints_TK3)
+    count = max(1, round(len(points) / fps * new_fps))
+    nearest = np.round(np.arange(count) * (fps / new_fps)).astype(int)
+    return points[np.minimum(nearest, len(points) - 1)]
+
+
 def _checked(points: np.ndarray, which: str) -> np.ndarray:
     array = np.asarray(points, dtype=np.float64)
     if array.ndim != 3 or array.shape[1:] != (len(COCO_17), 3) or not len(array):
