@@ -400,11 +400,11 @@ class MotionToVideo:
         fps: float,
         reference_image: np.ndarray,
         *,
-        size: tuple[int, int],
+        keypoint_size: tuple[int, int],
         seed: int = 0,
         **choices: Any,
     ) -> Video:
-        """As `render`, driven by COCO's keypoints (T, 17, 3) at ``fps`` in a picture of ``size`` (width, height).
+        """As `render`, driven by COCO's keypoints (T, 17, 3) at ``fps``, in pixels of a picture of ``keypoint_size``.
 
         Raises:
             DataError: A reference image that is no picture, or keypoints of another shape or rate.
@@ -415,9 +415,9 @@ class MotionToVideo:
         height, width = self._complete(choices).size
         image = check_reference_image(reference_image)
         body = body_from_coco(points)
-        scale = max(width / size[0], height / size[1])
-        body[..., 0] = (body[..., 0] - size[0] / 2) * scale + width / 2
-        body[..., 1] = (body[..., 1] - size[1] / 2) * scale + height / 2
+        scale = max(width / keypoint_size[0], height / keypoint_size[1])
+        body[..., 0] = (body[..., 0] - keypoint_size[0] / 2) * scale + width / 2
+        body[..., 1] = (body[..., 1] - keypoint_size[1] / 2) * scale + height / 2
         # Keypoints at another rate: the frame that is nearest in time, so that a second stays a second.
         count = max(1, round(len(body) / fps * self.fps))
         chosen = np.minimum(np.round(np.arange(count) * fps / self.fps).astype(int), len(body) - 1)

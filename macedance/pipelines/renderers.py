@@ -106,7 +106,7 @@ class AppearanceRenderer:
         fps: float,
         reference_image: np.ndarray,
         *,
-        size: tuple[int, int],
+        keypoint_size: tuple[int, int],
         seed: int = 0,
     ) -> Video:
         """See KeypointRenderer; people keep their place in the video that the keypoints are of.
@@ -117,7 +117,7 @@ class AppearanceRenderer:
         """
         self._who(reference_image)
         return self.pipeline.render_keypoints(
-            keypoints_TK3, fps, reference_image, size=size, seed=seed, **self._choices
+            keypoints_TK3, fps, reference_image, keypoint_size=keypoint_size, seed=seed, **self._choices
         )
 
     def driving_keypoints(self, motion: Danced) -> np.ndarray:

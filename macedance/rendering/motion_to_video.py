@@ -66,12 +66,12 @@ class KeypointRenderer(Protocol):
         fps: float,
         reference_image: np.ndarray,
         *,
-        size: tuple[int, int],
+        keypoint_size: tuple[int, int],
         seed: int = 0,
     ) -> Video:
         """As ``MotionRenderer.render``, driven by COCO's keypoints (T, 17, 3): pixels and confidence at ``fps``.
 
-        ``size`` is (width, height) of the picture that the pixels are of, whatever the reference image's is.
+        ``keypoint_size`` is (width, height) of the picture that the pixels are of, whatever the reference image's is.
         """
 
 

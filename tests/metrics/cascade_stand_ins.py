@@ -80,10 +80,10 @@ class DotDancer(HeldDancer):
         fps: float,
         reference_image: np.ndarray,
         *,
-        size: tuple[int, int],
+        keypoint_size: tuple[int, int],
         seed: int = 0,
     ) -> Video:
-        keypoints_TK3 = keypoints_TK3 * (self.width / size[0], self.height / size[1], 1.0)
+        keypoints_TK3 = keypoints_TK3 * (self.width / keypoint_size[0], self.height / keypoint_size[1], 1.0)
         frames = np.full((len(keypoints_TK3), self.height, self.width, 3), 30, np.uint8)
         for frame, points in zip(frames, keypoints_TK3, strict=True):
             for x, y, confidence in points:

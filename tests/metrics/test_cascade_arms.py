@@ -209,7 +209,7 @@ def test_a_renderer_that_takes_keypoints_has_the_arm_of_the_true_videos(truth: d
 
     class Told(DotDancer):
         def render_keypoints(self, points: np.ndarray, fps: float, picture: np.ndarray, **options: Any) -> Video:
-            seen.append((len(points), options["size"]))
+            seen.append((len(points), options["keypoint_size"]))
             return super().render_keypoints(points, fps, picture, **options)
 
     class Sized(Clairvoyant):

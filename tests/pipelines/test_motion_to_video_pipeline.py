@@ -330,11 +330,11 @@ def test_it_is_what_the_protocol_drives(toy: MotionToVideo) -> None:
 
 def test_keypoints_of_a_video_drive_it(toy: MotionToVideo) -> None:
     points = np.stack([person_at(60 + i, 5, 50) for i in range(12)])
-    video = toy.render_keypoints(points, 30.0, picture(64, 96), size=(96, 64))
+    video = toy.render_keypoints(points, 30.0, picture(64, 96), keypoint_size=(96, 64))
     assert video.num_frames == 6
     for wrong in (points[:, :5], points[:0], np.full_like(points, np.nan)):
         with pytest.raises(DataError, match="keypoints"):
-            toy.render_keypoints(wrong, 30.0, picture(), size=(96, 64))
+            toy.render_keypoints(wrong, 30.0, picture(), keypoint_size=(96, 64))
 
 
 def test_a_solid_body_can_drive_it() -> None:

@@ -200,7 +200,7 @@ class Cascade:
                 continue
             fps, picture = self.renderer.fps, self.picture(clip)
             driving = to_frame_rate(coco_keypoints(keypoint_clip(found)), clip.video.fps, fps)
-            drawn = self.renderer.render_keypoints(driving, fps, picture, size=size, seed=self.seed)
+            drawn = self.renderer.render_keypoints(driving, fps, picture, keypoint_size=size, seed=self.seed)
             video = self._kept(VIDEO_KEYPOINTS, clip.name, drawn)
             driving = to_resolution(driving, size, (video.width, video.height))
             rendered.append(ArmClip(clip.name, video, picture, clip.motion, driving))
