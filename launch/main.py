@@ -74,8 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(verb: str, arguments: list[str]) -> int:
     # Read when torch loads OpenMP: threads that spin while they wait take the processor from the compiled loops, which
-    # have threads of their own (two virtual cores: a training step took ten times as long).
+    # have threads of their own (two virtual cores: a training step took ten times as long); threads that sleep at once
+    # wake up too late for small operations. A few microseconds lie between.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     from macedance.errors import MaceDanceError, TransportError
 
     try:

@@ -38,7 +38,8 @@ def compile_submodules(network: nn.Module, patterns: Sequence[str]) -> list[str]
         logger.warning("nothing is compiled: %s", missing)
         return []
     for name in chosen:
-        network.get_submodule(name).compile()
+        # For each size anew: of every size at once, blocks compile for minutes and run slower. Buckets are few.
+        network.get_submodule(name).compile(dynamic=False)
     return chosen
 
 
