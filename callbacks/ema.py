@@ -95,6 +95,10 @@ class EmaCallback(pl.Callback):
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Validate the average."""
         assert isinstance(pl_module, ExpertModule)
+        self.show(trainer, pl_module)
+
+    def show(self, trainer: pl.Trainer, pl_module: ExpertModule) -> None:
+        """Let the network itself, sharded as it is, hold the average until :meth:`show_own`; all ranks call it."""
         if self.average is None:
             return
         zero = _zero(trainer)
@@ -105,10 +109,14 @@ class EmaCallback(pl.Callback):
             self._validation.enter_context(self.average.applied(pl_module.built_network))
         self._is_shown = True
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Give the network its own weights back."""
+    def show_own(self) -> None:
+        """Give the network its own weights back; all ranks call it."""
         self._validation.close()
         self._is_shown = False
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Give the network its own weights back."""
+        self.show_own()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Give the network its own weights back when a validation breaks off.
@@ -181,6 +189,21 @@ def preview_network(trainer: pl.Trainer, pl_module: ExpertModule) -> Iterator[No
     else:
         with whole_network(trainer, pl_module):
             yield
+
+
+@contextmanager
+def average_in_place(trainer: pl.Trainer, pl_module: ExpertModule) -> Iterator[None]:
+    """Within the context the network itself holds the average, where the run keeps one, and takes no further memory.
+
+    Under ZeRO it stays sharded and is called through ``ZeroStrategy.call``. After an error the network keeps the
+    average until `EmaCallback.on_exception`: no rank waits for another.
+    """
+    averages = [c for c in trainer.callbacks if isinstance(c, EmaCallback)]  # type: ignore[attr-defined]
+    if averages:
+        averages[0].show(trainer, pl_module)
+    yield
+    if averages:
+        averages[0].show_own()
 
 
 def _zero(trainer: pl.Trainer | None) -> ZeroStrategy | None:

@@ -15,6 +15,7 @@ from lightning_modules.strategies import strategy_kind
 from macedance.diffusion.flow_matching import FlowDraws, FlowMatching, FlowSampler, draw_flow
 from macedance.errors import ConfigError
 from macedance.metrics.weighted_mean import WeightedMean
+from macedance.models.appearance_expert.conditions import Conditions
 from macedance.models.appearance_expert.costs import clip_inputs, walk_step
 from macedance.models.appearance_expert.encoder_source import EncodersFrom
 from macedance.models.appearance_expert.encoders import AppearanceEncoders
@@ -211,6 +212,11 @@ class AppearanceExpertModule(ExpertModule):
         return {plain_name(name) for name, p in self.built_network.named_parameters() if not p.requires_grad}
 
     @property
+    def has_encoders(self) -> bool:
+        """Whether it can be asked for its encoders."""
+        return self._encoders_factory is not None
+
+    @property
     def encoders(self) -> AppearanceEncoders:
         """The frozen encoders, on the module's device; built at first use.
 
@@ -274,6 +280,11 @@ class AppearanceExpertModule(ExpertModule):
         return velocity_loss(
             network, self.flow, batch["latents"], conditions, draws, self.exclude_reference_loss, real_B
         )
+
+    def velocity(self, noisy: Tensor, sigma_B: Tensor, conditions: Conditions) -> Tensor:
+        """What the network predicts, for callbacks that sample: a strategy can run it as it runs a step."""
+        with nothing_compiled():
+            return cast(Tensor, self.built_network(noisy, sigma_B, conditions))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The loss of a batch; its draws are keyed by (seed, global sample number)."""

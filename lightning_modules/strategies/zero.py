@@ -13,7 +13,7 @@ from lightning_fabric.utilities.seed import reset_seed
 from pytorch_lightning.plugins.precision import DeepSpeedPrecision, Precision
 from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy
 from pytorch_lightning.strategies.strategy import _ForwardRedirection
-from torch import Tensor, autocast, bfloat16, float32, nn
+from torch import Tensor, autocast, bfloat16, float32, nn, no_grad
 
 from lightning_modules.strategies import partitions
 from lightning_modules.strategies.deepspeed_setup import (
@@ -26,6 +26,7 @@ from lightning_modules.strategies.deepspeed_setup import (
 )
 from lightning_modules.strategies.sizes import zero_sizes
 from lightning_modules.strategies.zero_files import reading_safely
+from macedance.diffusion.guidance import evaluation_mode
 from macedance.errors import ConfigError
 from macedance.nn.fragments import Fragment, whole_tensors
 from macedance.nn.precise import precise_names
@@ -331,6 +332,16 @@ class ZeroStrategy(DeepSpeedStrategy):
     def show_own(self, module: nn.Module) -> None:
         """Give the network its own values back, bit for bit; all ranks call it."""
         partitions.show_master(module, self.zero_optimizer, self.stage, self.global_rank)
+
+    def call(self, method: str, *args: Any) -> Any:
+        """A method of the module in evaluation mode, without gradients, run as a step is: sharded weights are gathered.
+
+        All ranks call it, equally often, with inputs of any size.
+        """
+        assert self.model is not None
+        assert self.lightning_module is not None
+        with evaluation_mode(self.model), no_grad(), self.precision_plugin.val_step_context():
+            return self._forward_redirection(self.model, self.lightning_module, method, *args)
 
     def whole_parameters(
         self, module: nn.Module, values: Mapping[str, Tensor] | None = None

@@ -51,6 +51,7 @@ class MemoryPlan:
             raise ConfigError(f"offload is {offload!r}", expected=" or ".join(get_args(Offload)))
         self.device, self.offload = torch.device(device), offload
         self._network = network
+        self._stays = offload == "blocks"  # it brings its blocks by itself
         if offload == "none":
             network.to(self.device)
             encoders.to(self.device)
@@ -65,7 +66,7 @@ class MemoryPlan:
     @contextmanager
     def using(self, module: nn.Module) -> Iterator[None]:
         """Have a network on the device for a while."""
-        if self.offload == "none" or (self.offload == "blocks" and module is self._network):
+        if self.offload == "none" or (self._stays and module is self._network):
             yield
             return
         module.to(self.device)
@@ -73,6 +74,24 @@ class MemoryPlan:
             yield
         finally:
             module.to("cpu")
+
+    @classmethod
+    def in_training(
+        cls, network: AppearanceExpert, encoders: AppearanceEncoders, device: torch.device, *, visiting: bool
+    ) -> MemoryPlan:
+        """The network stays where its training has it, whole or sharded, and is not touched.
+
+        Args:
+            network: Being trained.
+            encoders: Frozen.
+            device: The training's.
+            visiting: Encoders wait in the host's memory, and each comes while it works; else they are on the device.
+        """
+        plan = cls.__new__(cls)
+        plan.device, plan.offload, plan._network = device, "model" if visiting else "none", network
+        plan._stays = True
+        encoders.to("cpu" if visiting else device)
+        return plan
 
     def _stream_blocks(self, transformer: Any) -> None:
         transformer.enable_group_offload(

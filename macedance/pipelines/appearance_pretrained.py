@@ -73,8 +73,28 @@ def read_pretrained(source: str | Path, encoders: str | Path | None, precision: 
             expected=f"{VAE}/, and where the model uses them {TEXT}/ and {IMAGE}/",
             fix="name the folder that has the frozen encoders (--encoders)",
         )
+    frozen = load_encoders(where, config, precision)
+    if ours:
+        network = load_network(folder, precision)
+    else:
+        network = AppearanceExpert(config.transformer, config.vae, str(folder), precision).eval()
+    lora = read_lora(folder / LORA_FOLDER) if ours and (folder / LORA_FOLDER).is_dir() else None
+    return PretrainedParts(network, frozen, config, lora)
+
+
+def load_encoders(where: str | Path, config: AppearanceModelConfig, precision: Precision) -> AppearanceEncoders:
+    """The frozen encoders of a folder in diffusers' layout, as a model takes them; see `check_encoders`.
+
+    Args:
+        where: The folder, or a hub id whose files lie in the cache.
+        config: Of the model.
+        precision: Of text and image encoder.
+
+    Raises:
+        CheckpointError: As ``AppearanceEncoders.from_folder``.
+    """
     text_dim, tokens = _toy_text(config)
-    frozen = AppearanceEncoders.from_folder(
+    return AppearanceEncoders.from_folder(
         where,
         text_dim=text_dim,
         text_tokens=tokens,
@@ -83,12 +103,6 @@ def read_pretrained(source: str | Path, encoders: str | Path | None, precision: 
         with_image=config.transformer.get("image_dim") is not None,
         precision=precision,
     )
-    if ours:
-        network = load_network(folder, precision)
-    else:
-        network = AppearanceExpert(config.transformer, config.vae, str(folder), precision).eval()
-    lora = read_lora(folder / LORA_FOLDER) if ours and (folder / LORA_FOLDER).is_dir() else None
-    return PretrainedParts(network, frozen, config, lora)
 
 
 def check_encoders(encoders: AppearanceEncoders, network: AppearanceExpert, config: AppearanceModelConfig) -> None:

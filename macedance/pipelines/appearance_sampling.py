@@ -23,6 +23,8 @@ from macedance.pipelines.appearance_memory import MemoryPlan
 
 #: Told the sampling steps that are done, of one segment.
 StepProgress = Callable[[int], None]
+#: Velocity of (x, sigma, conditions).
+Forward = Callable[[Tensor, Tensor, Conditions], Tensor]
 #: Of one video: at 77 frames each, a month of it.
 _MAX_SEGMENTS = 1 << 20
 
@@ -73,12 +75,20 @@ class SegmentSampler:
         encoders: Its frozen encoders.
         flow: Noise levels.
         memory: Where the networks are.
+        forward: How the network is called with (x, sigma, conditions), where a call alone is not enough: in training,
+            under a strategy. None: it is called.
     """
 
     def __init__(
-        self, network: AppearanceExpert, encoders: AppearanceEncoders, flow: FlowMatching, memory: MemoryPlan
+        self,
+        network: AppearanceExpert,
+        encoders: AppearanceEncoders,
+        flow: FlowMatching,
+        memory: MemoryPlan,
+        forward: Forward | None = None,
     ) -> None:
         self.network, self.encoders, self.flow, self.memory = network, encoders, flow, memory
+        self.forward: Forward = network if forward is None else forward
 
     @torch.no_grad()
     def tell(self, picture_HW3: np.ndarray, prompt: str, away_from: str | None = None) -> Told:
@@ -161,12 +171,12 @@ class SegmentSampler:
         self, conditions: Conditions, scale: float, away_from: Tensor | None
     ) -> Callable[[Tensor, Tensor], Tensor]:
         if scale == 1.0:
-            return lambda x, sigma: self.network(x, sigma, conditions)
+            return lambda x, sigma: self.forward(x, sigma, conditions)
         without = conditions.dropped(torch.ones(1, dtype=torch.bool), away_from)
 
         def guided(x: Tensor, sigma: Tensor) -> Tensor:
-            away = self.network(x, sigma, without).float()
-            return away + scale * (self.network(x, sigma, conditions).float() - away)
+            away = self.forward(x, sigma, without).float()
+            return away + scale * (self.forward(x, sigma, conditions).float() - away)
 
         return guided
 
