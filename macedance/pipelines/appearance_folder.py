@@ -38,14 +38,15 @@ ENCODERS = ("vae", "text_encoder", "tokenizer", "image_encoder", "image_processo
 
 
 def is_model_folder(folder: str | Path) -> bool:
-    """Whether a folder is an Appearance Expert's."""
+    """Whether a folder is an Appearance Expert's, with a ``config.json`` that may be damaged."""
     path = Path(folder) / CONFIG_FILE
     if not path.is_file():
         return False
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
+        # Wan-Animate as it was released has no such file, and a Motion Expert no transformer beside it.
+        return (Path(folder) / TRANSFORMER).is_dir()
     return isinstance(content, dict) and content.get("format") == FORMAT
 
 
@@ -99,6 +100,8 @@ def load_network(folder: str | Path, precision: Precision = "float32") -> Appear
     """
     folder = Path(folder)
     config = read_config(folder)
+    if not (folder / TRANSFORMER / CONFIG_FILE).is_file():
+        raise CheckpointError("the model's folder holds no transformer", where=folder / TRANSFORMER)
     network = AppearanceExpert(config.transformer, config.vae, str(folder), precision).eval()
     if (folder / LORA_FOLDER).is_dir():
         attach_lora(network, read_lora(folder / LORA_FOLDER), folder / LORA_FOLDER)

@@ -189,7 +189,7 @@ def read_lora(path: str | Path) -> LoraWeights:
     Tensors that diffusers leaves out are left out and warned about.
 
     Raises:
-        CheckpointError: Missing, damaged, or no adapters of a Wan transformer.
+        CheckpointError: Missing, damaged, not finite, or no adapters of a Wan transformer.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -210,6 +210,7 @@ def read_lora(path: str | Path) -> LoraWeights:
             where=path,
             expected="a file of `macedance checkpoint export --format lora` or `comfyui`, or one that diffusers reads",
         )
+    check_weights(tensors, where=path)
     rank = ranks.most_common(1)[0][0]
     try:
         peft = json.loads(told.get(_DIFFUSERS_KEY) or "{}")

@@ -7,6 +7,7 @@ Shapes: T frames, H, W rows and columns, K = 20 points of BODY_20, 17 keypoints 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -171,8 +172,10 @@ class MotionToVideo:
 
         Raises:
             CheckpointError: Damaged, or of another model.
-            ConfigError: There are adapters of that name.
+            ConfigError: There are adapters of that name, or no such strength.
         """
+        if not math.isfinite(scale):
+            raise ConfigError(f"the strength of adapters is {scale}", where=path, expected="a finite number")
         if name == OWN_LORA or name in self._extra:
             raise ConfigError(f"there are adapters called {name!r}", fix="another name")
         lora = read_lora(path)

@@ -13,6 +13,8 @@ from macedance.pipelines.appearance_config import AppearanceModelConfig
 from macedance.pipelines.appearance_segments import plan_segments
 from macedance.rendering.projector import CameraKind
 
+#: Places in time, rows and columns of a transformer that does not say how many it has, which is diffusers' default.
+_POSITIONS = 1024
 DEFAULT_PROMPT = "a person is dancing"
 
 
@@ -98,6 +100,7 @@ class VideoSettings:
         # A segment that was made shorter than the model's known frames knows as many as still leave something new.
         known = min(known, max(0, frames - 1)) if self.known_frames is None else known
         plan_segments(1, frames, known, config.geometry)
+        _check_positions(config, size, frames)
         return CompleteSettings(
             size,
             self.camera,
@@ -110,6 +113,23 @@ class VideoSettings:
             self.prompt,
             sampler,
             self.negative_prompt,
+        )
+
+
+def _check_positions(config: AppearanceModelConfig, size: tuple[int, int], frames: int) -> None:
+    """Raise ConfigError for pictures or segments beyond the positions that the transformer can tell apart."""
+    geometry, most = config.geometry, int(config.transformer.get("rope_max_seq_len") or _POSITIONS)
+    step = geometry.spatial * geometry.patch
+    if max(size) > most * step:
+        raise ConfigError(
+            f"a picture of {size[1]} x {size[0]} pixels is larger than the model can place",
+            expected=f"at most {most * step} on a side",
+        )
+    # The reference picture takes a place in time too.
+    if geometry.latent_frames(frames) + 1 > most:
+        raise ConfigError(
+            f"segments of {frames} frames are longer than the model can place",
+            expected=f"at most {geometry.frames(most - 1)}",
         )
 
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tiny_appearance as tiny
+import torch
 from PIL import Image
 
 from launch.generate_video import add_video_options, check_video_options
 from launch.main import main
 from macedance.errors import ConfigError
 from macedance.motion.files import Motion, load_motion, save_motion
+from macedance.pipelines.appearance_lora import LoraWeights, write_diffusers
 from macedance.pipelines.motion_to_video import MotionToVideo
 from macedance.rendering.probe import probe_video
 from macedance.vision.keypoints import VideoKeypoints
@@ -36,7 +39,25 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
     poses[:, 16, 2] = np.sin(4 * time_s)
     trans = np.stack([0 * time_s, 0 * time_s + 0.95, 0 * time_s], axis=-1)
     save_motion(folder / "dance.npz", Motion(poses, trans, 30.0))
+    spoil(folder)
     return folder
+
+
+def spoil(folder: Path) -> None:
+    """What is nearly right: models with a part that is damaged, missing or of another model, adapters, a picture."""
+    for name, part in (("cut", None), ("headless", "transformer"), ("other_vae", "vae"), ("wan_vae", "vae")):
+        shutil.copytree(folder / "appearance", folder / name)
+        if part is not None:
+            shutil.rmtree(folder / name / part)
+    config = (folder / "cut" / "config.json").read_text()
+    (folder / "cut" / "config.json").write_text(config[:200])
+    tiny.make_vae(seed=5).save_pretrained(folder / "other_vae" / "vae")
+    tiny.make_vae(tiny.WAN_VAE).save_pretrained(folder / "wan_vae" / "vae")
+    for name, width, value in (("wide", 48, 1.0), ("holes", 24, float("nan"))):
+        sides = {"lora_A": torch.ones(2, width), "lora_B": torch.full((width, 2), value)}
+        tensors = {f"blocks.0.attn1.to_q.{side}.weight": weight for side, weight in sides.items()}
+        write_diffusers(folder / f"{name}.safetensors", LoraWeights(tensors, 2, 2.0))
+    Image.fromarray(np.zeros((10, 10, 3), np.uint8)).save(folder / "tiny.png")
 
 
 def generate(things: Path, out: Path, *extra: str, source: tuple[str, str] | None = None) -> int:
@@ -142,6 +163,58 @@ def test_a_dancer_who_leaves_the_picture_is_said(
     assert told[0]["frames_outside"] > told[1]["frames_outside"]
 
 
+def test_pictures_as_users_have_them(things: Path, tmp_path: Path, capsys: Any) -> None:
+    """Of every kind a video, of the same shape, whose person the model is shown upright and in 8 bits of colour."""
+    picture = np.asarray(Image.open(things / "me.png"))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    kinds = {
+        "grey.png": Image.fromarray(picture[..., 0]),
+        "alpha.png": Image.fromarray(np.dstack([picture, picture[..., 0]])),
+        "deep.png": Image.fromarray(picture[..., 0].astype(np.uint16) * 257),
+        "turned.jpg": Image.fromarray(np.ascontiguousarray(np.rot90(picture))),
+    }
+    options = ("--formats", "mp4", "--video-steps", "1", "--json", "--appearance", str(things / "appearance"))
+    for name, image in kinds.items():
+        image.save(tmp_path / name, **({"exif": turned} if name == "turned.jpg" else {}))
+        assert generate(things, tmp_path / f"of {name}", "--image", str(tmp_path / name), *options) == 0, name
+        said = capsys.readouterr()
+        assert json.loads(said.out)["videos"][0]["size"] == [32, 48], name
+        assert "cut evenly" not in said.err
+
+
+def test_what_is_cut_from_a_picture_of_another_shape_is_said(
+    things: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = with_image(things, "--formats", "mp4", "--video-steps", "1", "--video-size", "48x32")
+    assert generate(things, tmp_path / "cut", *wide) == 0
+    said = capsys.readouterr().err
+    # 90 x 120 shown at 48 x 32: as wide as it is, 60 of its 120 rows.
+    assert (
+        "the picture of 90 x 120 pixels is cut evenly to the video's 48 x 32, which leaves out 50% of its height"
+        in said
+    )
+    monkeypatch.setattr("launch.generate_video.keypoint_source", lambda *_: Corner())
+    assert generate(things, tmp_path / "whole", *wide, "--person", "vitpose") == 0
+    assert "cut evenly" not in capsys.readouterr().err
+
+
+class Nobody(Corner):
+    """Sees no one."""
+
+    def __call__(self, video: Video, progress: object = None) -> VideoKeypoints:
+        return VideoKeypoints(np.zeros((1, 17, 3)), 1.0, video.name, np.full((1, 4), np.nan), np.zeros(1))
+
+
+def test_a_picture_without_a_person_is_refused(
+    things: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launch.generate_video.keypoint_source", lambda *_: Nobody())
+    assert generate(things, tmp_path / "out", *with_image(things, "--person", "vitpose")) == 2
+    assert "no person is seen in the picture; at " + str(things / "me.png") in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_every_option_arrives(things: Path, tmp_path: Path, capsys: Any) -> None:
     options = [
         "--formats", "mp4", "--video-steps", "3", "--guidance", "2", "--prompt", "rain", "--video-size", "48x32",
@@ -179,6 +252,16 @@ MODEL = ("--appearance", "{things}/appearance")
         ([*IMAGE, *MODEL, "--video-size", "50x30"], "48 x 32"),
         ([*IMAGE, *MODEL, "--lora-scale", ".5"], "no low-rank"),
         ([*IMAGE, *MODEL, "--lora", "{things}/me.png:0.5"], "adapters"),
+        ([*IMAGE, *MODEL, "--lora", "{things}/wide.safetensors"], "of another model: 1 of 1 do not fit"),
+        ([*IMAGE, *MODEL, "--lora", "{things}/holes.safetensors"], "1 weights are not finite"),
+        ([*IMAGE, *MODEL, "--lora", "{things}/wide.safetensors:nan"], "the strength of adapters is nan"),
+        ([*IMAGE, "--appearance", "{things}/cut"], "cannot read the model's configuration"),
+        ([*IMAGE, "--appearance", "{things}/headless"], "holds no transformer"),
+        ([*IMAGE, "--appearance", "{things}/other_vae"], "vae: not the weights that the transformer was trained with"),
+        ([*IMAGE, "--appearance", "{things}/wan_vae"], "latent_channels 16, not 4"),
+        (["--image", "{things}/tiny.png", *MODEL], "10 x 10 pixels"),
+        ([*IMAGE, *MODEL, "--video-size", "832x480"], "at most 768 on a side"),
+        ([*IMAGE, *MODEL, "--segment-frames", "300"], "at most 95"),
         ([*IMAGE, *MODEL, "--video-steps", "0"], "0 sampling"),
         ([*IMAGE, *MODEL, "--negative-prompt", "rain"], "negative_prompt without guidance"),
         ([*IMAGE, *MODEL, "--person", "vitpose"], "no weights"),
