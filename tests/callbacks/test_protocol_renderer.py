@@ -32,6 +32,21 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return MotionToVideo(*expert).save_pretrained(tmp_path_factory.mktemp("expert") / "appearance")
 
 
+def test_the_guide_s_config_is_one(model: Path) -> None:
+    """The guide's block names options that there are; only folder and size are others."""
+    from jsonargparse import ArgumentParser
+
+    text = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    (block,) = [part for part in text.split("```yaml\n")[1:] if RENDERER in part]
+    (told,) = yaml.safe_load(block.partition("```")[0])["trainer"]["callbacks+"]
+    told["init_args"]["renderer"]["init_args"] |= {"folder": str(model), "size": [48, 80]}
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(CascadeGap, "callback")
+    made = parser.instantiate(parser.parse_object({"callback": told})).callback
+    assert made.renderer.settings["size"] == [80, 48]
+    assert made.renderer.settings["steps"] == 8
+
+
 def callbacks_of(model: Path) -> list[dict[str, Any]]:
     renderer = {"class_path": RENDERER, "init_args": {"folder": str(model), "num_steps": 1, "size": [32, 32]}}
     shared = {

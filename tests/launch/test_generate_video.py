@@ -176,7 +176,7 @@ def test_pictures_as_users_have_them(things: Path, tmp_path: Path, capsys: Any) 
     }
     options = ("--formats", "mp4", "--video-steps", "1", "--json", "--appearance", str(things / "appearance"))
     for name, image in kinds.items():
-        image.save(tmp_path / name, **({"exif": turned} if name == "turned.jpg" else {}))
+        image.save(tmp_path / name, exif=turned if name == "turned.jpg" else Image.Exif())
         assert generate(things, tmp_path / f"of {name}", "--image", str(tmp_path / name), *options) == 0, name
         said = capsys.readouterr()
         assert json.loads(said.out)["videos"][0]["size"] == [32, 48], name

@@ -208,9 +208,9 @@ def test_a_renderer_that_takes_keypoints_has_the_arm_of_the_true_videos(truth: d
     seen: list[tuple[int, tuple[int, int]]] = []
 
     class Told(DotDancer):
-        def render_keypoints(self, points: np.ndarray, fps: float, picture: np.ndarray, **options: Any) -> Video:
-            seen.append((len(points), options["keypoint_size"]))
-            return super().render_keypoints(points, fps, picture, **options)
+        def render_keypoints(self, keypoints_TK3: np.ndarray, *given: Any, **options: Any) -> Video:
+            seen.append((len(keypoints_TK3), options["keypoint_size"]))
+            return super().render_keypoints(keypoints_TK3, *given, **options)
 
     class Sized(Clairvoyant):
         def __call__(self, video: Video, progress: object = None) -> VideoKeypoints:
