@@ -60,6 +60,7 @@ def test_verbs_and_options() -> None:
 
 
 def test_config_keys() -> None:
+    from callbacks.animation_protocol import AnimationProtocol
     from callbacks.appearance_protocol import AppearanceProtocol
     from callbacks.best import Best
     from callbacks.cascade_gap import CascadeGap
@@ -76,7 +77,7 @@ def test_config_keys() -> None:
     from macedance.nn.trainable import LoraSettings
 
     classes = (
-        EmaCallback, MotionProtocol, AppearanceProtocol, CascadeGap, Best, SampleVideos, MotionDataModule,
+        EmaCallback, MotionProtocol, AnimationProtocol, AppearanceProtocol, CascadeGap, Best, SampleVideos, MotionDataModule,
         MotionExpertModule, WarmupCosine,
         ClassifierFreeGuidance, GuidanceFreeTraining, MotionLosses, MotionExpert, LoraSettings,
     )  # fmt: skip

@@ -79,7 +79,14 @@ def latents(clips: Path, encoders: AppearanceEncoders, tmp_path_factory: pytest.
 
 
 def fit(
-    folder: Path, shards: Path, model: Path, pixels: bool = True, ema: bool = True, steps: int = 1, **protocol: Any
+    folder: Path,
+    shards: Path,
+    model: Path,
+    *arguments: str,
+    pixels: bool = True,
+    ema: bool = True,
+    steps: int = 1,
+    **protocol: Any,
 ) -> Run:
     """Train with the protocol at every step."""
     source = {"source": str(model), "text_dim": TEXT_DIM, "text_tokens": TOKENS, "face_size": 16}
@@ -91,12 +98,12 @@ def fit(
         "class_path": "datamodules.appearance.AppearanceDataModule",
         "init_args": data | ({"frames": FRAMES} if pixels else {}),
     }
-    arguments = {"every_n_steps": 1, "num_steps": 2, "resamples": 20, "weights": "/nowhere", **protocol}
-    callbacks = [{"class_path": "callbacks.animation_protocol.AnimationProtocol", "init_args": arguments}]
+    settings = {"every_n_steps": 1, "num_steps": 2, "resamples": 20, "weights": "/nowhere", **protocol}
+    callbacks = [{"class_path": "callbacks.animation_protocol.AnimationProtocol", "init_args": settings}]
     if ema:
         callbacks.insert(0, {"class_path": "callbacks.ema.EmaCallback", "init_args": {"decay": 0.9}})
     config["trainer"] |= {"max_steps": steps, "limit_val_batches": 0, "callbacks": callbacks}
-    return train([write_config(folder, config), f"--run_dir={folder / 'run'}"])
+    return train([write_config(folder, config), f"--run_dir={folder / 'run'}", *arguments])
 
 
 def result_of(run: Run, step: int = 1) -> ProtocolResult:
@@ -257,6 +264,17 @@ def test_the_average_is_shown_and_training_is_left_alone(
     without = fit(tmp_path / "without", clips, model, steps=2, every_n_steps=100)
     others = dict(without.model.built_network.named_parameters())
     assert all(torch.equal(p, others[name]) for name, p in own.items())
+
+
+def test_a_base_in_bfloat16_is_sampled_as_it_is_trained(
+    clips: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, judged: Run
+) -> None:
+    """What trains is float32 beside it: outside autocast their products would be an error."""
+    monkeypatch.setattr("launch.training_cli.cpu_multiplies_bf16", lambda: True)
+    rounded = fit(tmp_path, clips, model, "--trainer.precision=bf16-mixed", "--model.network.precision=bfloat16")
+    kinds = {p.dtype for p in rounded.model.built_network.parameters()}
+    assert kinds == {torch.bfloat16, torch.float32}
+    assert value(result_of(rounded), "psnr") == pytest.approx(value(result_of(judged), "psnr"), abs=0.5)
 
 
 # ---------------------------------------------------------------- latents
