@@ -257,17 +257,19 @@ def _loaded(
     held = _HELD.get(key)
     if held is not None:
         return held
-    pipeline = MotionToVideo.from_pretrained(
-        folder,
-        encoders=encoders,
-        device=device,
-        precision=precision,
-        offload=offload,
-        driver=MeshDriver if driving == "mesh" else PoseProjector,
-    )
-    for number, text in enumerate(lora):
-        file, scale = file_and_scale(text)
-        pipeline.load_lora(file, scale, name=f"extra{number}")
+    # Networks are drawn before their weights are read: a training that this renderer judges must not notice.
+    with torch.random.fork_rng(devices=[]):
+        pipeline = MotionToVideo.from_pretrained(
+            folder,
+            encoders=encoders,
+            device=device,
+            precision=precision,
+            offload=offload,
+            driver=MeshDriver if driving == "mesh" else PoseProjector,
+        )
+        for number, text in enumerate(lora):
+            file, scale = file_and_scale(text)
+            pipeline.load_lora(file, scale, name=f"extra{number}")
     _HELD[key] = pipeline
     return pipeline
 

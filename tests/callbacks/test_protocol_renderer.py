@@ -119,12 +119,11 @@ def test_both_hold_one_copy_of_the_weights(judged: Run) -> None:
     assert first.pipeline is second.pipeline
 
 
-def test_training_is_the_same_with_and_without_it(judged: Run, tiny_corpus: Path, tmp_path: Path) -> None:
-    """Neither loading nor sampling draws from the numbers that training draws from, and no checkpoint holds it."""
-    plain = train(options(tmp_path, tiny_corpus, []))
-    mine, theirs = judged.model.state_dict(), plain.model.state_dict()
-    assert mine.keys() == theirs.keys()
-    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+def test_no_checkpoint_holds_it(judged: Run) -> None:
+    content = torch.load(judged.directory / "checkpoints" / "last.ckpt" / "state.ckpt", weights_only=True)
+    assert content["state_dict"].keys() == judged.model.state_dict().keys()
+    assert not any("pose_patch" in name for name in content["state_dict"])
+    assert not any("Appearance" in name or "Cascade" in name for name in content["callbacks"])
 
 
 def test_a_model_that_is_not_there_is_one_line_before_training(

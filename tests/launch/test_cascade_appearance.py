@@ -209,6 +209,16 @@ def test_a_person_of_the_picture_lends_their_place(things: Path) -> None:
         placed.render(dance(0), np.zeros((48, 32, 3), np.uint8))
 
 
+def test_it_draws_no_numbers_that_training_draws_from(things: Path) -> None:
+    before = torch.get_rng_state(), str(np.random.get_state())
+    one = appearance_expert(str(things / "model"), num_steps=1, reference_image=str(things / "me.png"))
+    videos = [one.render(dance(0), one.reference_image(dance(0)), seed=seed).frames() for seed in (0, 0, 1)]
+    assert np.array_equal(videos[0], videos[1])
+    assert not np.array_equal(videos[0], videos[2])
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert str(np.random.get_state()) == before[1]
+
+
 def test_weights_are_shared_while_they_are_held_and_read_again_when_replaced(things: Path, tmp_path: Path) -> None:
     import gc
     import shutil
