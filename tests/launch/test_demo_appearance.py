@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from datamodules.streams.manifest import load_manifest
 from launch.demo_appearance_bounds import APPEARANCE_BOUNDS
 from launch.demo_appearance_evaluation import compare
 from launch.demo_appearance_evaluation import test_clips as clips_of
-from launch.demo_appearance_training import ABLATION, TOY
+from launch.demo_appearance_training import ABLATION, PICTURES, TOY
 from launch.demo_evaluation import check_bounds
 from launch.main import main
 from macedance.pipelines.appearance_folder import load_network
@@ -59,6 +60,12 @@ def test_each_stage_of_the_demo_trained_its_own_weights(smoke: Path) -> None:
     assert changed("all") == {"pose_patch_embedding"}
     assert any(".lora_B." in key and bool(value.any()) for key, value in networks["all"].items())
     assert {"blocks", "patch_embedding", "proj_out"} <= changed("untrained")
+
+
+def test_clips_are_learnt_on_top_of_pictures(smoke: Path) -> None:
+    assert load_manifest(smoke / "corpora" / "toy-pictures").splits["train"].samples == 8 * PICTURES
+    config = (smoke / "runs" / "full" / "config.yaml").read_text(encoding="utf-8")
+    assert f"init_from: {smoke / 'runs' / 'pictures'}" in config
 
 
 def test_psnr_of_a_demo_is_that_of_its_pixels(smoke: Path) -> None:
