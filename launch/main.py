@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 #: verb -> (module with ``main(arguments) -> exit code``, one line of help)
 VERBS: dict[str, tuple[str, str]] = {
-    "demo": ("launch.demo", "the whole job on the built-in corpus: train, evaluate, dance to an unheard song"),
+    "demo": ("launch.demos.command", "the whole job on the built-in corpus: train, evaluate, dance to an unheard song"),
     "fit": ("launch.fit", "train a model from a config"),
     "generate": ("launch.generate", "dance to a song: npz, bvh, glb and mp4 files"),
     "evaluate": (

@@ -41,7 +41,8 @@ def options_of(parser: Any) -> dict[str, Any]:
 def test_verbs_and_options() -> None:
     from importlib import import_module
 
-    from launch import data, demo, generate
+    from launch import data, generate
+    from launch.demos import appearance, motion
     from launch.evaluation.command import SUBCOMMANDS
     from launch.main import VERBS
 
@@ -50,7 +51,8 @@ def test_verbs_and_options() -> None:
         {
             "verbs": sorted(VERBS),
             "data": options_of(data.build_parser()),
-            "demo": options_of(demo.build_parser()),
+            "demo": options_of(motion.build_parser()),
+            "demo appearance": options_of(appearance.build_parser()),
             "generate": options_of(generate.build_parser()),
             "evaluate": {
                 name: options_of(import_module(module).build_parser()) for name, (module, _) in SUBCOMMANDS.items()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from launch.demo_evaluation import BOUNDS, as_clips, check_bounds, held_still, judge
+from launch.demos.motion_evaluation import BOUNDS, as_clips, check_bounds, held_still, judge
 from launch.main import main
 from macedance.motion.files import JointClip, load_motion
 from macedance.rendering.probe import probe_video

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from datamodules.appearance import AppearanceClip
-from launch.demo_appearance_evaluation import compare
+from launch.demos.appearance_evaluation import compare
 from macedance.appearance_data.samples import ClipFacts
 from macedance.appearance_data.windows import Window
 from macedance.errors import DataError

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from datamodules.appearance import AppearanceClip, AppearanceDataModule
-from launch.demo_appearance_training import (
+from launch.demos.appearance_training import (
     ABLATION,
     ALL,
     FRAMES,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from launch.demo_appearance_evaluation import animate, pipeline, test_clips
-from launch.demo_appearance_training import ABLATION, SHIFTED, TOY, ZERO_SHOT
+from launch.demos.appearance_evaluation import animate, pipeline, test_clips
+from launch.demos.appearance_training import ABLATION, SHIFTED, TOY, ZERO_SHOT
 from macedance.rendering.video import VideoWriter
 
 _ZOOM = 4

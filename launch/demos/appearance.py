@@ -42,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the demo."""
-    from launch.demo import clear_demo
+    from launch.demos.parts import clear_demo
 
     options = build_parser().parse_args(arguments)
     out = Path(options.out)
@@ -56,14 +56,14 @@ def main(arguments: Sequence[str]) -> int:
 
 def run_demo(out: Path, *, smoke: bool, seed: int, workers: int, quiet: bool = False) -> dict[str, Any]:
     """Everything the demo does; returns what ``metrics.json`` holds."""
-    from launch.demo import Clock
-    from launch.demo_appearance_bounds import APPEARANCE_BOUNDS
-    from launch.demo_appearance_evaluation import judge, judge_animation
-    from launch.demo_appearance_page import write_page
-    from launch.demo_appearance_training import encode_corpora, make_corpora, train_base, train_stages, train_vae
-    from launch.demo_appearance_videos import write_videos
-    from launch.demo_evaluation import check_bounds
-    from launch.demo_report import bounds_table
+    from launch.demos.appearance_bounds import APPEARANCE_BOUNDS
+    from launch.demos.appearance_evaluation import judge, judge_animation
+    from launch.demos.appearance_page import write_page
+    from launch.demos.appearance_training import encode_corpora, make_corpora, train_base, train_stages, train_vae
+    from launch.demos.appearance_videos import write_videos
+    from launch.demos.motion_evaluation import check_bounds
+    from launch.demos.motion_report import bounds_table
+    from launch.demos.parts import Clock
     from macedance.report.progress import format_seconds
 
     clock = Clock()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from launch.demo_evaluation import Bound
+from launch.demos.motion_evaluation import Bound
 
 
 def _gain(name: str, over: str, limit: float, what: str) -> Bound:

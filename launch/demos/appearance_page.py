@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from launch.demo_appearance_training import ABLATION, STAGE_STEPS
+from launch.demos.appearance_training import ABLATION, STAGE_STEPS
 from macedance.report.page import Page
 from macedance.report.progress import format_seconds
 

@@ -1,17 +1,14 @@
-"""``macedance demo``: the whole job on the built-in corpus, from nothing to a dance."""
+"""``macedance demo``: the Motion Expert's whole job on the built-in corpus, from nothing to a dance."""
 
 from __future__ import annotations
 
 import argparse
-import shutil
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from launch.demos.parts import Clock, clear_demo
 from launch.options import Parser, add_json_option, check_writable, emit_json, positive_int, say, writable_folder
-from macedance.errors import ConfigError
 
 if TYPE_CHECKING:
     from datamodules.motion import MotionDataModule
@@ -24,22 +21,6 @@ _PARTS = ("run", "runs", "model", "eval", "dances", "plots", "song", "metrics.js
 _SONG_SEED = 990_001
 _FLOOR_SEED = 0
 _BETAS = (0.45, 0.5, 0.55, 0.6, 0.65, 0.75)
-#: Tells a folder that a demo made.
-_MARKER = ".macedance-demo"
-
-
-@dataclass
-class Clock:
-    """Seconds that each part took."""
-
-    parts: dict[str, float] = field(default_factory=dict)
-    _last: float = field(default_factory=time.perf_counter)
-
-    def lap(self, name: str) -> None:
-        """The part that has just ended."""
-        now = time.perf_counter()
-        self.parts[name] = self.parts.get(name, 0.0) + now - self._last
-        self._last = now
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -62,10 +43,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the verb."""
-    if arguments and arguments[0] == "appearance":
-        from launch.demo_appearance import main as appearance
-
-        return appearance(arguments[1:])
     options = build_parser().parse_args(arguments)
     positive_int("--seeds", options.seeds)
     from launch.config_files import resolve_config
@@ -80,35 +57,10 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def clear_demo(out: Path, parts: Sequence[str]) -> None:
-    """Make the folder, or remove what an earlier demo made in it; anybody else's folder is left alone.
-
-    Args:
-        out: The folder.
-        parts: Names of files and folders that a demo makes.
-
-    Raises:
-        ConfigError: The folder holds something and no demo made it.
-    """
-    marker = out / _MARKER
-    if out.is_dir() and any(out.iterdir()) and not marker.exists():
-        raise ConfigError(
-            "the output folder holds something that no demo made",
-            where=out,
-            expected="a new or empty folder, or one of an earlier demo",
-            fix="name another folder with --out",
-        )
-    writable_folder(out)
-    marker.write_text("made by `macedance demo`, which replaces what it made here\n", encoding="utf-8")
-    for part in parts:
-        path = out / part
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
 def run_demo(out: Path, *, smoke: bool, seeds: int, config: str, quiet: bool = False) -> dict[str, Any]:
     """Everything the demo does; returns what ``metrics.json`` holds."""
-    from launch.demo_evaluation import check_bounds
-    from launch.demo_report import bounds_table, write_page
+    from launch.demos.motion_evaluation import check_bounds
+    from launch.demos.motion_report import bounds_table, write_page
     from macedance.report.progress import format_seconds
 
     clock = Clock()
@@ -140,7 +92,7 @@ def run_demo(out: Path, *, smoke: bool, seeds: int, config: str, quiet: bool = F
 def _train_and_judge(
     out: Path, seed: int, *, smoke: bool, config: str, clock: Clock, keep: bool
 ) -> tuple[Run, dict[str, dict[str, Any]], MusicToMotion]:
-    from launch.demo_evaluation import as_clips, choose_beta, dance_to, drawn_others, judge, write_dances
+    from launch.demos.motion_evaluation import as_clips, choose_beta, dance_to, drawn_others, judge, write_dances
     from launch.training import fit, prepare_run
     from macedance.pipelines.music_to_motion import MusicToMotion
 
