@@ -79,8 +79,8 @@ def test_config_keys() -> None:
     from macedance.nn.trainable import LoraSettings
 
     classes = (
-        EmaCallback, MotionProtocol, AnimationProtocol, AppearanceProtocol, CascadeGap, Best, SampleVideos, MotionDataModule,
-        MotionExpertModule, WarmupCosine,
+        EmaCallback, MotionProtocol, AnimationProtocol, AppearanceProtocol, CascadeGap, Best, SampleVideos,
+        MotionDataModule, MotionExpertModule, WarmupCosine,
         ClassifierFreeGuidance, GuidanceFreeTraining, MotionLosses, MotionExpert, LoraSettings,
     )  # fmt: skip
     check(
