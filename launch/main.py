@@ -77,7 +77,7 @@ def _run(verb: str, arguments: list[str]) -> int:
     # have threads of their own (two virtual cores: a training step took ten times as long); threads that sleep at once
     # wake up too late for small operations. A few microseconds lie between.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     from macedance.errors import MaceDanceError, TransportError
 
     try:

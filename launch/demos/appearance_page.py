@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from launch.demos.appearance_training import ABLATION, STAGE_STEPS
+from launch.demos.appearance_training import ABLATION, STAGE_STEPS, kinematic_steps
 from macedance.report.page import Page
 from macedance.report.progress import format_seconds
 
@@ -25,7 +25,8 @@ _NAMES = {
     "zero_shot": "before: trained on the first corpus only",
     "wo_kinematic": f"without kinematic: {STAGE_STEPS} steps of the aesthetic stage",
     "wo_aesthetic": f"without aesthetic: {STAGE_STEPS} steps of the kinematic stage",
-    "all": f"all: {STAGE_STEPS // 2} steps of each, one after the other",
+    "all": f"all: {kinematic_steps(STAGE_STEPS)} steps of the first, then {STAGE_STEPS - kinematic_steps(STAGE_STEPS)} "
+    "of the second",
 }
 _SHIFTED = {"zero_shot": "before", "wo_kinematic": "aesthetic", "wo_aesthetic": "kinematic", "all": "both"}
 _JUDGED = ("ssim", "psnr", "lpips", "fvd", "kvd")

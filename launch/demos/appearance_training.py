@@ -23,8 +23,9 @@ ABLATION = (ZERO_SHOT, WITHOUT_KINEMATIC, WITHOUT_AESTHETIC, ALL)
 _CLIPS = {TOY: (1500, 48, 48), SHIFTED: (384, 48, 48)}
 _FEW, _SMALL_PX = (8, 2, 4), 32
 VAE_CONFIG = "appearance_tiny_vae"
-#: Optimizer steps of each model of the ablation; the full expert's second stage begins after the first half.
-STAGE_STEPS = 280
+#: Optimizer steps of each model of the ablation; the full expert's second stage begins after the first quarter: the
+#: Body Adapter is small and soon knows what it can.
+STAGE_STEPS = 320
 
 
 def corpus(out: Path, name: str) -> Path:
@@ -122,6 +123,11 @@ def train_base(out: Path, *, smoke: bool, seed: int) -> None:
     write_model_folder(model(out, "untrained"), trained.model_config(), weights, encoders=out / "encoders")
 
 
+def kinematic_steps(steps: int) -> int:
+    """Of so many optimizer steps of both stages, those of the first."""
+    return max(1, steps // 4)
+
+
 def train_stages(out: Path, *, smoke: bool, seed: int) -> None:
     """Train the ablation on the shifted corpus, each model for as many steps.
 
@@ -132,16 +138,16 @@ def train_stages(out: Path, *, smoke: bool, seed: int) -> None:
     from macedance.pipelines.export import export_checkpoint
 
     steps = 2 if smoke else STAGE_STEPS
-    half = steps // 2
+    first_steps = kinematic_steps(steps)
     base = [
         f"--data.shards={latents(out, SHIFTED)}",
         f"--model.init_args.network.init_args.weights={model(out, ZERO_SHOT)}",
     ]
-    kinematic = [*base, f"--checkpoint_every_n_steps={half}", f"--trainer.max_steps={steps}"]
+    kinematic = [*base, f"--checkpoint_every_n_steps={first_steps}", f"--trainer.max_steps={steps}"]
     first = _fit(out, "kinematic", "appearance_tiny_kinematic", kinematic, smoke=smoke, seed=seed)
-    middle = first.directory / "checkpoints" / checkpoint_name(half)
+    middle = first.directory / "checkpoints" / checkpoint_name(first_steps)
     alone = [*base, f"--trainer.max_steps={steps}"]
-    second = [*base, f"--trainer.max_steps={steps - half}", f"--init_from={middle}"]
+    second = [*base, f"--trainer.max_steps={steps - first_steps}", f"--init_from={middle}"]
     runs = {
         WITHOUT_AESTHETIC: first,
         WITHOUT_KINEMATIC: _fit(out, "aesthetic", "appearance_tiny_aesthetic", alone, smoke=smoke, seed=seed),
