@@ -86,7 +86,7 @@ def pictures_of(data: Any, corpus: str | None, where: str) -> AppearanceDataModu
         frames=data.frames,
         fps=data.fps,
         buckets=buckets,
-        max_upscale=data.max_upscale,
+        max_upscale=data.max_upscale if data.encoded is None else data.encoded.max_upscale,
         face_size=None,
         cache_mb=0.0,
     )

@@ -154,8 +154,13 @@ class Checkpoints(pl.Callback):
             # The first rank's weights are what every strategy gives to all: the others need not read theirs for it.
             mine = trainer.is_global_zero
             adapted = pl_module.lora is not None
-            base = BaseWeights.of(pl_module.network, source, weights, adapted) if mine else None
-            self._base = from_first(base)
+            network = pl_module.network
+
+            def identify() -> BaseWeights | None:
+                return BaseWeights.of(network, source, weights, adapted) if mine else None
+
+            where = Path(source or trainer.default_root_dir)
+            self._base = from_first(agreed("reading the base", identify, where=where, failed="training cannot start"))
             if self._base is not None or not isinstance(trainer.strategy, ZeroStrategy):
                 # What is left out `init_from` has put into the network already; the names are compared below.
                 pl_module.strict_loading = False

@@ -250,6 +250,8 @@ def _claim(out: Path, info: EncodedInfo, source: Manifest) -> None:
             except (OSError, ValueError) as error:
                 raise DataError(f"it cannot be told what the folder holds ({error})", where=path) from error
             asked, begun = _whole(claim), _whole(before) if isinstance(before, dict) else {}
+            if isinstance(before, dict) and "compute_dtype" not in before:  # an earlier version's, which did not say
+                begun["compute_dtype"] = asked["compute_dtype"]
             if begun != asked:
                 other = sorted(key for key in asked if begun.get(key) != asked[key])
                 raise DataError(

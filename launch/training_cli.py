@@ -162,9 +162,10 @@ def _check_links(config: Any, arguments: Sequence[str]) -> None:
     """Raise ConfigError where a part is given another value than the run's key, which would replace it in silence."""
     for source, targets in _LINKS.items():
         ours = config.get(source)
+        beside = given_values(arguments, source)
         for target in targets:
             for where, theirs in given_values(arguments, target).items():
-                if theirs != ours:
+                if theirs != ours and (where not in beside or beside[where] != theirs):  # a run's config.yaml says both
                     raise ConfigError(
                         f"{target} is {theirs!r} and {source} is {ours!r}, which counts",
                         where=where,

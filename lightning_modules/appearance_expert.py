@@ -193,7 +193,10 @@ class AppearanceExpertModule(ExpertModule):
         """
         started = load_source(cast(AppearanceExpert, network), source, self.init_weights)
         content = started.content
-        check_encoders(config_of(content).encoders, self.encoder_identity, content.path)
+        config = config_of(content)
+        check_encoders(config.encoders, self.encoder_identity, content.path)
+        if self.drop_probability == 0:
+            self.dropped_text = config.dropped_text
         self._started_from = started
 
     @property

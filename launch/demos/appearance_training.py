@@ -132,7 +132,7 @@ def train_stages(out: Path, *, smoke: bool, seed: int) -> None:
     """Train the ablation on the shifted corpus, each model for as many steps.
 
     ``wo_aesthetic``: the kinematic stage alone; ``wo_kinematic``: the aesthetic stage alone; ``all``: the kinematic
-    stage for the first half, then the aesthetic stage.
+    stage for the first quarter, then the aesthetic stage.
     """
     from macedance.pipelines.checkpoint_folder import checkpoint_name
     from macedance.pipelines.export import export_checkpoint
@@ -143,7 +143,8 @@ def train_stages(out: Path, *, smoke: bool, seed: int) -> None:
         f"--data.shards={latents(out, SHIFTED)}",
         f"--model.init_args.network.init_args.weights={model(out, ZERO_SHOT)}",
     ]
-    kinematic = [*base, f"--checkpoint_every_n_steps={first_steps}", f"--trainer.max_steps={steps}"]
+    every = [f"--checkpoint_every_n_steps={first_steps}", f"--keep_last_checkpoints={steps}"]
+    kinematic = [*base, *every, f"--trainer.max_steps={steps}"]
     first = _fit(out, "kinematic", "appearance_tiny_kinematic", kinematic, smoke=smoke, seed=seed)
     middle = first.directory / "checkpoints" / checkpoint_name(first_steps)
     alone = [*base, f"--trainer.max_steps={steps}"]

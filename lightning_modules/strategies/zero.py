@@ -13,7 +13,7 @@ from lightning_fabric.utilities.seed import reset_seed
 from pytorch_lightning.plugins.precision import DeepSpeedPrecision, Precision
 from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy
 from pytorch_lightning.strategies.strategy import _ForwardRedirection
-from torch import Tensor, autocast, bfloat16, float32, nn, no_grad
+from torch import Tensor, autocast, bfloat16, distributed, float32, nn, no_grad
 
 from lightning_modules.strategies import partitions
 from lightning_modules.strategies.deepspeed_setup import (
@@ -200,6 +200,8 @@ class ZeroStrategy(DeepSpeedStrategy):
             # Outside the flat buffers of what trains every weight has a type of its own.
             for parameter, value in precise.items():
                 parameter.data = value.to(parameter.device)
+                if distributed.is_initialized():  # the first rank's, as DeepSpeed has it with all others
+                    distributed.broadcast(parameter.data, 0)
         # Checkpoints hold data only: no script to run from among them.
         engine._copy_recovery_script = lambda save_path: None
         return engine, optimizer

@@ -31,6 +31,10 @@ from macedance.models.appearance_expert.encoders import AppearanceEncoders
 #: Longest key that fits into a tar header with the members' suffixes.
 _KEY_LENGTH = 80
 _DIGEST_LENGTH = 12
+#: References that are encoded together for each window of a batch: as many as Wan's autoencoder takes frames at once.
+_STILLS_PER_WINDOW = 4
+#: Frames of a clip are decoded once for all of its windows up to so many bytes: of 1280 x 720 pixels, 180 frames.
+_DECODED_BYTES = 500_000_000
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,9 @@ def pixel_windows(
     """
     references = {start: _spread(reference_choices(clip.facts, start, frames), max_references) for start in starts}
     needed = {frame for start in starts for frame in (*range(start, start + frames), *references[start])}
-    decoded = Decoded(clip, sorted(needed))
+    # A long clip's frames are not all held at once: its windows decode their own.
+    small = len(needed) * clip.facts.height * clip.facts.width * 3 <= _DECODED_BYTES
+    decoded = Decoded(clip, sorted(needed)) if small else None
     windows = []
     for number, (start, choices) in enumerate(references.items()):
         window = read_window(clip, start, bucket, frames, choices[0] if choices else None, decoded=decoded)
@@ -189,9 +195,10 @@ def encode_windows(
         device
     )
     counts = [len(window.references_RHW3) for window in windows]
-    references = encoders.reference(stills).split(counts)
-    features = encoders.image_features(stills)
-    images = None if features is None else features.split(counts)
+    parts = stills.split(_STILLS_PER_WINDOW * len(windows))
+    references = torch.cat([encoders.reference(part) for part in parts]).split(counts)
+    features = [encoders.image_features(part) for part in parts]
+    images = None if features[0] is None else torch.cat([part for part in features if part is not None]).split(counts)
     samples = []
     for row, window in enumerate(windows):
         tensors = {name: values[row] for name, values in together.items()} | {"references": references[row]}

@@ -15,6 +15,9 @@ from macedance.nn.recomputation import matching_submodules
 
 logger = logging.getLogger(__name__)
 
+#: Sizes that are compiled before further ones run as they were written; blocks of one class share them.
+_SIZES = 64
+
 
 def compile_submodules(network: nn.Module, patterns: Sequence[str]) -> list[str]:
     """Let the matching submodules be compiled at their first call; names of parameters do not change.
@@ -37,6 +40,9 @@ def compile_submodules(network: nn.Module, patterns: Sequence[str]) -> list[str]
     if missing:
         logger.warning("nothing is compiled: %s", missing)
         return []
+    from torch._dynamo import config
+
+    config.recompile_limit = max(config.recompile_limit, _SIZES)
     for name in chosen:
         # For each size anew: of every size at once, blocks compile for minutes and run slower. Buckets are few.
         network.get_submodule(name).compile(dynamic=False)

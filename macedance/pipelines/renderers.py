@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Sequence
@@ -75,7 +76,9 @@ class AppearanceRenderer:
         """What else the videos depend on, as JSON would hold it."""
         who = self._reference
         person = who is not None and who.points_K3 is not None
-        return {**self.pipeline.described(**self._choices), "own_picture": who is not None, "person_found": person}
+        picture = None if who is None else hashlib.sha256(np.ascontiguousarray(who.image_HW3).tobytes()).hexdigest()
+        own = {"own_picture": who is not None, "picture_sha256": picture, "person_found": person}
+        return {**self.pipeline.described(**self._choices), **own}
 
     def reference_image(self, motion: Danced) -> np.ndarray:
         """The picture of who dances, or a mannequin of the motion's first frame.

@@ -25,7 +25,6 @@ def arguments(folder: Path, top: str | None, own: str | None, *more: str, **data
     [
         ("a", "b", ()),
         (None, "b", ()),
-        ("b", "b", ("--init_from=c",)),
         (None, None, ("--model.init_args.init_from=b",)),
         ("a", None, ("--model.init_from", "b")),
     ],
@@ -33,12 +32,16 @@ def arguments(folder: Path, top: str | None, own: str | None, *more: str, **data
 def test_a_start_that_would_be_overwritten_is_refused(
     top: str | None, own: str | None, more: tuple[str, ...], tmp_path: Path
 ) -> None:
-    ours = "c" if "--init_from=c" in more else top
-    with pytest.raises(
-        ConfigError, match=rf"init_args\.init_from is 'b' and init_from is {ours!r}.*--init_from=b"
-    ) as e:
+    with pytest.raises(ConfigError, match=rf"init_args\.init_from is 'b' and init_from is {top!r}.*--init_from=b") as e:
         build_cli(arguments(tmp_path, top, own, *more), kind=ParsingCLI)
     assert e.value.where in (str(tmp_path / "config.yaml"), more[0].partition("=")[0] if more else "")
+
+
+def test_a_config_that_a_run_has_written_is_started_otherwise(tmp_path: Path) -> None:
+    cli = build_cli(arguments(tmp_path, "b", "b", "--init_from=c", "--seed_everything=8"), kind=ParsingCLI)
+    assert cli.model.init_from == "c"
+    with pytest.raises(ConfigError, match="init_from is 'd' and init_from is 'c'"):
+        build_cli(arguments(tmp_path, "b", "b", "--init_from=c", "--model.init_args.init_from=d"), kind=ParsingCLI)
 
 
 @pytest.mark.parametrize(("top", "own"), [("a", "a"), ("a", None), (None, None)])
