@@ -164,6 +164,8 @@ class AnimationProtocol(JudgedPreview):
                         progress = partial(_tell, tell, done, 2 * rounds * steps)
                         make = partial(self._animated, task, clips, turn, progress)
                         made.append(self.together(trainer, "animating a validation clip", make))
+                        # A rank without a clip of its own has waited for the others, and is no hang.
+                        tell(done + steps, 2 * rounds * steps)
                     judge = partial(self._judge, judged, task if number < len(own) else None, clips, made, shown)
                     self.together(trainer, "judging a validation clip", judge)
 
