@@ -25,7 +25,7 @@ _FEW, _SMALL_PX = (8, 2, 4), 32
 VAE_CONFIG = "appearance_tiny_vae"
 #: Optimizer steps of each model of the ablation; the full expert's second stage begins after the first quarter: the
 #: Body Adapter is small and soon knows what it can.
-STAGE_STEPS = 320
+STAGE_STEPS = 400
 
 
 def corpus(out: Path, name: str) -> Path:
