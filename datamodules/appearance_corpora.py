@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import secrets
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch
-
 import macedance
+from datamodules.processes import in_order
 from datamodules.streams.keys import check_key
 from datamodules.streams.manifest import (
     APPEARANCE_FORMAT,
@@ -296,7 +293,7 @@ def build_toy_corpus(
     total, done = sum(dance.clips for dance in plan), 0
     details = {"domain": "shifted" if settings.shifted else "toy", "clip_frames": settings.frames}
     with AppearanceWriter(out_dir, fps=settings.fps, seed=settings.seed, details=details) as writer:
-        for dance, clips in zip(plan, _made(plan, settings, workers), strict=True):
+        for dance, clips in zip(plan, in_order(partial(_make, settings=settings), plan, workers), strict=True):
             for key, facts, members in clips:
                 writer.add(dance.split, key, facts, members)
                 done += 1
@@ -311,32 +308,3 @@ _Clips = list[tuple[str, ClipFacts, dict[str, bytes]]]
 
 def _make(dance: PlannedDance, settings: ToySettings) -> _Clips:
     return list(make_clips(dance, settings))
-
-
-def _made(plan: Sequence[PlannedDance], settings: ToySettings, workers: int) -> Iterator[_Clips]:
-    """The clips of each dance in order; no more than a few wait in memory."""
-    if workers <= 1:
-        yield from (_make(dance, settings) for dance in plan)
-        return
-    # Spawned, not forked: a fork of a process that has used OpenMP may hang in its next parallel region.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
-        waiting: deque[Future[_Clips]] = deque()
-        try:
-            for dance in plan:
-                waiting.append(pool.submit(_make, dance, settings))
-                if len(waiting) > 2 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
-def _one_thread() -> None:
-    """Start of a worker: the processes are the parallelism."""
-    torch.set_num_threads(1)
-    import cv2
-
-    cv2.setNumThreads(1)

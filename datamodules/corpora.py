@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import multiprocessing
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -15,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 import macedance
+from datamodules.processes import in_order
 from datamodules.streams.keys import safe_key
 from datamodules.streams.locks import exclusive
 from datamodules.streams.manifest import MANIFEST_NAME, SCHEMA, Manifest
@@ -74,7 +71,7 @@ def build_demo_corpus(
     # All genres whatever the size: labels mean the same in every built-in corpus.
     with CorpusWriter(out_dir, fps=FPS, seed=seed, genres=GENRES) as writer:
         done = 0
-        for song in _in_order(_render_song, plan, workers):
+        for song in in_order(_render_song, plan, workers):
             name = safe_key(song.planned.spec.name)
             write_audio(writer.music_path(name), song.samples, song.sample_rate)
             for key, motion, music_TC, meta in song.clips:
@@ -108,34 +105,6 @@ def _rows(features_TC: np.ndarray, first: int, count: int) -> np.ndarray:
     """Rows [first, first + count), zero beyond the end."""
     rows_TC = features_TC[first : first + count]
     return np.concatenate([rows_TC, np.zeros((count - len(rows_TC), MUSIC_DIM), np.float32)])
-
-
-def _one_thread() -> None:
-    """Start of a worker: the processes are the parallelism."""
-    torch.set_num_threads(1)
-
-
-def _in_order(
-    make: Callable[[PlannedSong], _RenderedSong], songs: Sequence[PlannedSong], workers: int
-) -> Iterator[_RenderedSong]:
-    """Results in the order of `songs`; no more than a few wait in memory."""
-    if workers <= 1:
-        yield from map(make, songs)
-        return
-    # Spawned, not forked: a fork of a process that has used OpenMP may hang in its next parallel region.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
-        waiting: deque[Future[_RenderedSong]] = deque()
-        try:
-            for song in songs:
-                waiting.append(pool.submit(make, song))
-                if len(waiting) > 2 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 def demo_corpus_cache_dir(num_clips: int = 400, seed: int = 0) -> Path:
