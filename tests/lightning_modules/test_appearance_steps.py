@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from appearance_fakes import SMALL_VAE, TRANSFORMER, VAE, FakeClips, clip, pixels, run_config, write_config
+from appearance_fakes import SMALL_VAE, TRANSFORMER, VAE, FakeClips, clip, pixels, run_config, save_base, write_config
 from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
@@ -119,9 +120,10 @@ def encoders() -> AppearanceEncoders:
     return AppearanceEncoders(LatentCodec(vae), HashedText(6, 3), None, 16)
 
 
-def expert(**more: Any) -> AppearanceExpertModule:
+def expert(weights: Path | None = None, **more: Any) -> AppearanceExpertModule:
+    source = None if weights is None else str(weights)
     return AppearanceExpertModule(
-        partial(AppearanceExpert, TRANSFORMER, VAE), partial(torch.optim.AdamW, lr=1e-3), known_frames=2, **more
+        partial(AppearanceExpert, TRANSFORMER, VAE, source), partial(torch.optim.AdamW, lr=1e-3), known_frames=2, **more
     )
 
 
@@ -207,6 +209,35 @@ def test_a_model_says_what_stood_for_dropped_prompts_and_how_it_is_sampled(
     module.configure_model()
     config = AppearanceModelConfig.from_dict(module.describe(), "here")
     assert (config.sampler, config.dropped_text) == ("unipc", expected)
+
+
+@pytest.mark.parametrize(("chance", "expected"), [(0.0, "zeros"), (0.1, "empty_prompt")])
+def test_a_model_that_serves_as_the_base_passes_on_what_its_dropped_prompts_were(
+    tmp_path: Path, chance: float, expected: str
+) -> None:
+    base, told = save_base(tmp_path), expert()
+    told.adopt_corpus(FakeClips())
+    told.configure_model()
+    older = {**told.describe(), "dropped_text": "zeros"}
+    (base / "config.json").write_text(json.dumps(older), encoding="utf-8")
+    module, data = expert(drop_probability=chance, weights=base), FakeClips()
+    data.dropped_text = "empty_prompt"
+    module.adopt_corpus(data)
+    module.configure_model()
+    assert module.describe()["dropped_text"] == expected
+
+
+def test_gradients_of_a_fused_optimizer_are_clipped_under_bf16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning alone refuses the two together."""
+    monkeypatch.setattr("launch.training_cli.cpu_multiplies_bf16", lambda: True)
+    config = run_config("full")
+    config["trainer"] |= {"max_steps": 1, "limit_val_batches": 0, "precision": "bf16-mixed", "gradient_clip_val": 0.01}
+    config["model"]["init_args"]["optimizer"] = {"class_path": "torch.optim.SGD", "init_args": {"lr": 1, "fused": True}}
+    trained = train([write_config(tmp_path, config), f"--run_dir={tmp_path / 'run'}"]).model.built_network
+    torch.manual_seed(config["seed_everything"])
+    before = AppearanceExpert(TRANSFORMER, VAE)
+    moved = [(new - old).detach() for new, old in zip(trained.parameters(), before.parameters(), strict=True)]
+    assert float(torch.cat([change.flatten() for change in moved]).norm()) == pytest.approx(0.01, rel=1e-3)
 
 
 def test_chances_outside_0_to_1_are_refused() -> None:
