@@ -114,7 +114,7 @@ class AnimationProtocol(JudgedPreview):
         """Animate, judge, show, write; the first rank's result, None elsewhere and without a validation split."""
         tasks: list[Task] = self.together(trainer, "listing the validation clips", self._tasks)
         if not tasks:
-            self._say("split", f"the corpus has no {SPLIT} split: there is nothing to animate and to be judged by")
+            self._say("split", f"{self._why_none()}: there is nothing to animate and to be judged by")
             return None
         own = [tasks[place] for place in share_of(len(tasks), trainer.global_rank, trainer.world_size)]
         rounds = -(-len(tasks) // trainer.world_size)
@@ -178,6 +178,13 @@ class AnimationProtocol(JudgedPreview):
         fitting = {number: size for number, size in sizes.items() if size is not None}
         chosen = spread(list(fitting), self.max_clips) if fitting else []
         return plan_tasks(chosen, [fitting[number] for number in chosen])
+
+    def _why_none(self) -> str:
+        assert self._pictures is not None
+        clips = self._pictures.sources.split(SPLIT)
+        if clips is None or not len(clips):
+            return f"the corpus has no {SPLIT} split"
+        return f"none of the {len(clips)} clips of the {SPLIT} split is of a size that the data's buckets take"
 
     def _read(self, task: Task | None) -> tuple[AppearanceClip, ...]:
         """A task's clip, and the one whose pose is the wrong one, its own where there is none."""

@@ -127,6 +127,7 @@ def quiet_libraries() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning")
         warnings.filterwarnings("ignore", message=".*(does not have many workers|tensorboardX|LeafSpec|weights_only).*")
+        warnings.filterwarnings("ignore", message=".*Mismatch dtype between input and weight.*")
         warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
         for handler, chatter in filters:
             handler.addFilter(chatter)

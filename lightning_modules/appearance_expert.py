@@ -30,6 +30,7 @@ from macedance.models.appearance_expert.training import (
 from macedance.nn.compilation import compile_submodules, nothing_compiled
 from macedance.nn.trainable import LoraSettings, keep_trained_precise
 from macedance.pipelines.appearance_config import AppearanceModelConfig, DroppedText, network_arguments
+from macedance.pipelines.appearance_folder import is_model_folder, read_config
 from macedance.pipelines.appearance_weights import StartedFrom, check_encoders, config_of, load_source
 from macedance.pipelines.base_weights import PRETRAINED, plain_name
 from macedance.pipelines.motion_weights import Weights
@@ -156,6 +157,9 @@ class AppearanceExpertModule(ExpertModule):
         super().configure_model()
         if built:
             return
+        pretrained = getattr(self.built_network, "pretrained", None)
+        if self.drop_probability == 0 and self._started_from is None and pretrained and is_model_folder(pretrained):
+            self.dropped_text = read_config(pretrained).dropped_text
         keep_trained_precise(self.built_network)
         if self.compiled:
             compile_submodules(self.built_network, self.compiled)

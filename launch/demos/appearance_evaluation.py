@@ -157,8 +157,9 @@ def reconstruction(out: Path, clips: Sequence[AppearanceClip]) -> dict[str, Entr
 def held_out_loss(folder: Path, shards: Path) -> tuple[float, int]:
     """(mean loss of the validation clips, their number) of a model with everything given but the clip itself.
 
-    Draws are the clips' own, the same for every model.
+    Draws are the clips' own, the same for every model; the precision is the training's.
     """
+    from launch.training_cli import cpu_multiplies_bf16
     from macedance.diffusion.flow_matching import draw_flow
     from macedance.models.appearance_expert.training import training_conditions, velocity_loss
     from macedance.pipelines.appearance_folder import load_network, read_config
@@ -175,7 +176,8 @@ def held_out_loss(folder: Path, shards: Path) -> tuple[float, int]:
             numbers = batch["position"] + _HELD_OUT_NUMBERS + draw * 2**20
             draws = draw_flow(_SEED, numbers, (channels, frames + 1, rows, columns))
             conditions = training_conditions(batch, draws, network.face_size)
-            loss = velocity_loss(network, config.flow, batch["latents"], conditions, draws, real_B=real_B)
+            with torch.autocast("cpu", torch.bfloat16, enabled=cpu_multiplies_bf16()):
+                loss = velocity_loss(network, config.flow, batch["latents"], conditions, draws, real_B=real_B)
             total += float(loss) * int(real_B.sum())
         count += int(real_B.sum())
     return total / (count * _LOSS_DRAWS), count

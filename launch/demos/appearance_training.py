@@ -23,7 +23,7 @@ ABLATION = (ZERO_SHOT, WITHOUT_KINEMATIC, WITHOUT_AESTHETIC, ALL)
 _CLIPS = {TOY: (1500, 48, 48), SHIFTED: (384, 48, 48)}
 _FEW, _SMALL_PX = (8, 2, 4), 32
 VAE_CONFIG = "appearance_tiny_vae"
-#: Optimizer steps of each model of the ablation; the full expert's second stage begins after the first quarter: the
+#: Optimizer steps of each model of the ablation; the full expert's second stage begins after the first eighth: the
 #: Body Adapter is small and soon knows what it can.
 STAGE_STEPS = 400
 
@@ -125,14 +125,14 @@ def train_base(out: Path, *, smoke: bool, seed: int) -> None:
 
 def kinematic_steps(steps: int) -> int:
     """Of so many optimizer steps of both stages, those of the first."""
-    return max(1, steps // 4)
+    return max(1, steps // 8)
 
 
 def train_stages(out: Path, *, smoke: bool, seed: int) -> None:
     """Train the ablation on the shifted corpus, each model for as many steps.
 
     ``wo_aesthetic``: the kinematic stage alone; ``wo_kinematic``: the aesthetic stage alone; ``all``: the kinematic
-    stage for the first quarter, then the aesthetic stage.
+    stage for the first eighth, then the aesthetic stage.
     """
     from macedance.pipelines.checkpoint_folder import checkpoint_name
     from macedance.pipelines.export import export_checkpoint

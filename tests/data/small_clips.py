@@ -71,14 +71,17 @@ def write_clips(
     clips_per_shard: int = 4,
     damaged: Sequence[int] = (),
     first: int = 0,
+    frames: int = FRAMES,
 ) -> Path:
-    """A corpus; clip n of a split is `<split>-<n>`, of the (height, width) that comes round."""
+    """A corpus; clip n of a split is `<split>-<n>`, of the (height, width) that comes round, SPARE frames longer."""
     with AppearanceWriter(folder, fps=FPS, clips_per_shard=clips_per_shard, seed=3) as writer:
         number = first
         for split, count in (("train", train), ("val", val)):
             for _ in range(count):
                 height, width = sizes[number % len(sizes)]
-                facts = clip(number, height=height, width=width, song=f"{split}-{number}", person=f"{split}-{number}")
+                own = {"song": f"{split}-{number}", "person": f"{split}-{number}"}
+                spare = tuple(frame / FPS for frame in range(frames, frames + SPARE))
+                facts = clip(number, frames + SPARE, height, width, reference_times_s=spare, **own)
                 parts = members(number, facts)
                 if number in damaged:
                     parts["video.mp4"] = parts["video.mp4"][: len(parts["video.mp4"]) // 3]
