@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import TypeVar
 
+import scipy.linalg  # noqa: F401  its BLAS is one of those that are limited, if it is loaded
+from threadpoolctl import threadpool_limits
+
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -22,7 +25,11 @@ def in_order(make: Callable[[_Item], _Result], items: Sequence[_Item], workers: 
         workers: Processes; 1 or fewer: this one.
     """
     if workers <= 1:
-        yield from map(make, items)
+        for item in items:
+            # As in a worker: a product's last bits depend on the number of threads.
+            with threadpool_limits(1):
+                result = make(item)
+            yield result
         return
     # Spawned, not forked: a fork of a process that has used OpenMP may hang in its next parallel region.
     context = multiprocessing.get_context("spawn")
@@ -49,7 +56,6 @@ def _one_thread() -> None:
     os.environ["OPENBLAS_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"  # of libraries that are not loaded yet
     import cv2
     import torch
-    from threadpoolctl import threadpool_limits
 
     threadpool_limits(1)
     torch.set_num_threads(1)

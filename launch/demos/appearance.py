@@ -35,7 +35,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--smoke", action="store_true", help="every part in two steps on a few clips: does it run?")
     parser.add_argument("--seed", type=int, default=0, help="of corpora and trainings (default 0)")
-    parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes that draw the corpora (2)")
+    parser.add_argument(
+        "--workers", type=int, default=2, metavar="N", help="processes that draw and encode the corpora (2)"
+    )
     add_json_option(parser)
     return parser
 
@@ -71,7 +73,7 @@ def run_demo(out: Path, *, smoke: bool, seed: int, workers: int, quiet: bool = F
     clock.lap("corpora")
     train_vae(out, smoke=smoke, seed=seed)
     clock.lap("autoencoder")
-    encode_corpora(out)
+    encode_corpora(out, workers=workers)
     clock.lap("encoding")
     train_base(out, smoke=smoke, seed=seed)
     clock.lap("training")

@@ -37,7 +37,7 @@ Entry = dict[str, Any]
 Videos = list[np.ndarray]
 _SEED = 0
 #: Noise levels that every clip's loss is averaged over.
-_LOSS_DRAWS = 4
+_LOSS_DRAWS = 2
 _HELD_OUT_NUMBERS = 2**41
 #: How the ablation's models are called among the numbers.
 _SHIFTED_NAMES = {ZERO_SHOT: "before", WITHOUT_AESTHETIC: "kinematic", "wo_kinematic": "aesthetic", ALL: "both"}

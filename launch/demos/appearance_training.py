@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+from datamodules.appearance_encoding import EncodeSettings, encode_corpus
 from launch.run import Run
 
 TOY, SHIFTED = "toy", "shifted"
@@ -22,6 +25,8 @@ ABLATION = (ZERO_SHOT, WITHOUT_KINEMATIC, WITHOUT_AESTHETIC, ALL)
 #: Clips of (train, val, test): of the toy corpus, of the shifted one, of either when only a look is taken.
 _CLIPS = {TOY: (1500, 48, 48), SHIFTED: (384, 48, 48)}
 _FEW, _SMALL_PX = (8, 2, 4), 32
+#: Parts that each corpus is encoded in, for the processes to share.
+_ENCODE_PARTS = 4
 VAE_CONFIG = "appearance_tiny_vae"
 #: Optimizer steps of each model of the ablation; the full expert's second stage begins after the first eighth: the
 #: Body Adapter is small and soon knows what it can.
@@ -73,30 +78,49 @@ def train_vae(out: Path, *, smoke: bool, seed: int) -> None:
     export_checkpoint(run.directory, out / "encoders" / "vae")
 
 
-def encode_corpora(out: Path) -> None:
-    """Both corpora as latents; the first one's pictures too."""
-    from datamodules.appearance_encoding import EncodeSettings, encode_corpus
-    from launch.training_cli import cpu_multiplies_bf16
-    from macedance.models.appearance_expert.encoders import AppearanceEncoders
+@dataclass(frozen=True)
+class _Encoding:
+    """Part of a corpus to be encoded into a folder."""
+
+    corpus: Path
+    target: Path
+    settings: EncodeSettings
+
+
+def encode_corpora(out: Path, *, workers: int) -> None:
+    """Both corpora as latents; the first one's pictures too. Small pictures gain more from processes than threads."""
+    from datamodules.processes import in_order
     from macedance.report.progress import Progress
 
-    encoders = AppearanceEncoders.from_folder(
-        out / "encoders",
+    clips = EncodeSettings(frames=FRAMES, known_frames=1, batch=16, max_references=3)
+    stills = EncodeSettings(frames=1, known_frames=0, batch=64, max_references=2, windows=PICTURES)
+    jobs = [
+        _Encoding(corpus(out, name), target, replace(settings, part=(part, _ENCODE_PARTS)))
+        for name, target, settings in (
+            (TOY, pictures(out), stills),
+            (TOY, latents(out, TOY), clips),
+            (SHIFTED, latents(out, SHIFTED), clips),
+        )
+        for part in range(_ENCODE_PARTS)
+    ]
+    with Progress("parts of corpora encoded", len(jobs)) as bar:
+        for done, _ in enumerate(in_order(partial(_encode, out / "encoders"), jobs, workers), 1):
+            bar(done, len(jobs))
+
+
+def _encode(encoders: Path, job: _Encoding) -> None:
+    from launch.training_cli import cpu_multiplies_bf16
+    from macedance.models.appearance_expert.encoders import AppearanceEncoders
+
+    frozen = AppearanceEncoders.from_folder(
+        encoders,
         text_dim=TEXT_DIM,
         text_tokens=TEXT_TOKENS,
         face_size=8,
         patch=2,
         vae_precision="bfloat16" if cpu_multiplies_bf16() else "float32",
     )
-    clips = EncodeSettings(frames=FRAMES, known_frames=1, batch=16, max_references=3)
-    stills = EncodeSettings(frames=1, known_frames=0, batch=64, max_references=2, windows=PICTURES)
-    for name, target, settings in (
-        (TOY, pictures(out), stills),
-        (TOY, latents(out, TOY), clips),
-        (SHIFTED, latents(out, SHIFTED), clips),
-    ):
-        with Progress(f"{target.name} encoded", 1) as bar:
-            encode_corpus(corpus(out, name), target, encoders, settings, bar)
+    encode_corpus(job.corpus, job.target, frozen, job.settings)
 
 
 def train_base(out: Path, *, smoke: bool, seed: int) -> None:

@@ -44,6 +44,10 @@ _FINGERS: tuple[tuple[int, ...], ...] = tuple((0, *range(first, first + 4)) for 
 _HAND_EDGES: tuple[tuple[int, int], ...] = tuple(
     (finger[i], finger[i + 1]) for finger in _FINGERS for i in range(len(finger) - 1)
 )
+_HAND_COLOURS = tuple(
+    tuple(part * 255 for part in colorsys.hsv_to_rgb(edge / len(_HAND_EDGES), 1.0, 1.0))
+    for edge in range(len(_HAND_EDGES))
+)
 _HAND_POINT_COLOUR = (0, 0, 255)
 
 
@@ -151,8 +155,7 @@ def _draw_hand(canvas: np.ndarray, hand_K3: np.ndarray, radius: int) -> None:
     for edge, (first, second) in enumerate(_HAND_EDGES):
         if seen[first] and seen[second]:
             ends = [(int(hand_K3[i][0]), int(hand_K3[i][1])) for i in (first, second)]
-            hue = colorsys.hsv_to_rgb(edge / len(_HAND_EDGES), 1.0, 1.0)
-            cv2.line(canvas, ends[0], ends[1], tuple(part * 255 for part in hue), thickness=radius)
+            cv2.line(canvas, ends[0], ends[1], _HAND_COLOURS[edge], thickness=radius)
     for point, drawn in zip(hand_K3, seen, strict=True):
         if drawn:
             cv2.circle(canvas, (int(point[0]), int(point[1])), radius, _HAND_POINT_COLOUR, thickness=-1)
