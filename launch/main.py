@@ -73,13 +73,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(verb: str, arguments: list[str]) -> int:
-    # Read when torch loads OpenMP: threads that spin while they wait take the processor from the compiled loops, which
-    # have threads of their own (two virtual cores: a training step took ten times as long); threads that sleep at once
-    # wake up too late for small operations. A few microseconds lie between.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+    from launch.openmp import let_threads_sleep
     from macedance.errors import MaceDanceError, TransportError
 
+    let_threads_sleep()
     try:
         return int(importlib.import_module(VERBS[verb][0]).main(arguments) or 0)
     except MaceDanceError as error:

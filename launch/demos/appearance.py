@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from launch.openmp import SPINS
 from launch.options import Parser, add_json_option, check_writable, emit_json, say
 
 #: What the demo makes in its folder, and replaces when it is run again.
@@ -47,6 +50,9 @@ def main(arguments: Sequence[str]) -> int:
     from launch.demos.parts import clear_demo
 
     options = build_parser().parse_args(arguments)
+    if "torch" not in sys.modules and os.environ.get("GOMP_SPINCOUNT") == SPINS:
+        # Read when torch loads OpenMP. A twentieth faster, where nothing else wants the processor.
+        os.environ["GOMP_SPINCOUNT"] = "20000"
     out = Path(options.out)
     check_writable(out)
     clear_demo(out, PARTS)

@@ -30,7 +30,7 @@ _ENCODE_PARTS = 4
 VAE_CONFIG = "appearance_tiny_vae"
 #: Optimizer steps of each model of the ablation; the full expert's second stage begins after the first eighth: the
 #: Body Adapter is small and soon knows what it can.
-STAGE_STEPS = 400
+STAGE_STEPS = 360
 
 
 def corpus(out: Path, name: str) -> Path:
