@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -53,7 +52,6 @@ def _one_thread() -> None:
     The threads of numpy's BLAS spin while they wait for the next product, in every worker: two workers on two cores
     were hardly faster than one.
     """
-    os.environ["OPENBLAS_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"  # of libraries that are not loaded yet
     import cv2
     import torch
 

@@ -73,10 +73,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(verb: str, arguments: list[str]) -> int:
-    from launch.openmp import let_threads_sleep
+    from launch.openmp import PATIENT_SPINS, SPINS, let_threads_sleep
     from macedance.errors import MaceDanceError, TransportError
 
-    let_threads_sleep()
+    let_threads_sleep(PATIENT_SPINS if (verb, arguments[:1]) == ("demo", ["appearance"]) else SPINS)
     try:
         return int(importlib.import_module(VERBS[verb][0]).main(arguments) or 0)
     except MaceDanceError as error:

@@ -157,9 +157,8 @@ class AppearanceExpertModule(ExpertModule):
         super().configure_model()
         if built:
             return
-        pretrained = getattr(self.built_network, "pretrained", None)
-        if self.drop_probability == 0 and self._started_from is None and pretrained and is_model_folder(pretrained):
-            self.dropped_text = read_config(pretrained).dropped_text
+        if self.drop_probability == 0:
+            self._inherit_dropped_text()
         keep_trained_precise(self.built_network)
         if self.compiled:
             compile_submodules(self.built_network, self.compiled)
@@ -197,11 +196,16 @@ class AppearanceExpertModule(ExpertModule):
         """
         started = load_source(cast(AppearanceExpert, network), source, self.init_weights)
         content = started.content
-        config = config_of(content)
-        check_encoders(config.encoders, self.encoder_identity, content.path)
-        if self.drop_probability == 0:
-            self.dropped_text = config.dropped_text
+        check_encoders(config_of(content).encoders, self.encoder_identity, content.path)
         self._started_from = started
+
+    def _inherit_dropped_text(self) -> None:
+        """What stood for a dropped prompt in the training of what this one begins with."""
+        pretrained = getattr(self.built_network, "pretrained", None)
+        if self._started_from is not None:
+            self.dropped_text = config_of(self._started_from.content).dropped_text
+        elif pretrained is not None and is_model_folder(pretrained):
+            self.dropped_text = read_config(pretrained).dropped_text
 
     @property
     def base_source(self) -> tuple[str, str] | None:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from launch.openmp import SPINS
-from launch.options import Parser, add_json_option, check_writable, emit_json, say
+from launch.options import Parser, add_json_option, check_writable, emit_json
 
 #: What the demo makes in its folder, and replaces when it is run again.
 PARTS = ("corpora", "encoders", "runs", "models", "eval", "videos", "metrics.json", "index.html")
@@ -50,9 +47,6 @@ def main(arguments: Sequence[str]) -> int:
     from launch.demos.parts import clear_demo
 
     options = build_parser().parse_args(arguments)
-    if "torch" not in sys.modules and os.environ.get("GOMP_SPINCOUNT") == SPINS:
-        # Read when torch loads OpenMP. A twentieth faster, where nothing else wants the processor.
-        os.environ["GOMP_SPINCOUNT"] = "20000"
     out = Path(options.out)
     check_writable(out)
     clear_demo(out, PARTS)
@@ -69,10 +63,8 @@ def run_demo(out: Path, *, smoke: bool, seed: int, workers: int, quiet: bool = F
     from launch.demos.appearance_page import write_page
     from launch.demos.appearance_training import encode_corpora, make_corpora, train_base, train_stages, train_vae
     from launch.demos.appearance_videos import write_videos
-    from launch.demos.motion_evaluation import check_bounds
-    from launch.demos.motion_report import bounds_table
-    from launch.demos.parts import Clock
-    from macedance.report.progress import format_seconds
+    from launch.demos.bounds import bounds_table, check_bounds
+    from launch.demos.parts import Clock, tell_result
 
     clock = Clock()
     make_corpora(out, smoke=smoke, seed=seed, workers=workers)
@@ -99,10 +91,6 @@ def run_demo(out: Path, *, smoke: bool, seed: int, workers: int, quiet: bool = F
     }
     emit_json(str(out / "metrics.json"), result)
     write_page(out, numbers, table, bounds, videos, clock.parts)
-    tell = say if quiet else print
-    tell(bounds_table(numbers, bounds))
-    say("time: " + ", ".join(f"{name} {format_seconds(value)}" for name, value in clock.parts.items()))
-    say(f"in all {format_seconds(sum(clock.parts.values()))}")
-    for path in (out / "index.html", out / "metrics.json", out / "models", *videos):
-        tell(str(path))
+    files = (out / "index.html", out / "metrics.json", out / "models", *videos)
+    tell_result(bounds_table(numbers, bounds), clock, files, quiet=quiet)
     return result

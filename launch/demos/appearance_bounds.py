@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from launch.demos.motion_evaluation import Bound
+from launch.demos.bounds import Bound
 
 
 def _gain(name: str, over: str, limit: float, what: str) -> Bound:

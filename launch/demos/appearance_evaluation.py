@@ -14,11 +14,10 @@ import torch
 from datamodules.appearance import AppearanceClip, AppearanceDataModule
 from launch.demos.appearance_training import (
     ABLATION,
-    ALL,
     FRAMES,
     SHIFTED,
+    SHIFTED_NAMES,
     TOY,
-    WITHOUT_AESTHETIC,
     ZERO_SHOT,
     corpus,
     latents,
@@ -39,8 +38,6 @@ _SEED = 0
 #: Noise levels that every clip's loss is averaged over.
 _LOSS_DRAWS = 2
 _HELD_OUT_NUMBERS = 2**41
-#: How the ablation's models are called among the numbers.
-_SHIFTED_NAMES = {ZERO_SHOT: "before", WITHOUT_AESTHETIC: "kinematic", "wo_kinematic": "aesthetic", ALL: "both"}
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ def judge(out: Path, *, smoke: bool) -> dict[str, Entry]:
     numbers |= compare(animate(ours, toy, others, "driven by another's pose", steps), toy).entries("_wrong_pose")
     write_clips(out / "eval" / "reference", [clip.window.video_THW3 for clip in shifted], shifted)
     for name in ABLATION:
-        suffix = f"_shifted_{_SHIFTED_NAMES[name]}"
+        suffix = f"_shifted_{SHIFTED_NAMES[name]}"
         videos = animate(pipeline(out, name), shifted, shifted, f"shifted clips, {name}", steps)
         numbers |= compare(videos, shifted).entries(suffix)
         write_clips(out / "eval" / name, videos, shifted)

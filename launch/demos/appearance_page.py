@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from launch.demos.appearance_training import ABLATION, STAGE_STEPS, kinematic_steps
+from launch.demos.appearance_training import ABLATION, SHIFTED_NAMES, STAGE_STEPS, kinematic_steps
+from launch.demos.bounds import add_bounds, add_numbers
 from macedance.report.page import Page
 from macedance.report.progress import format_seconds
 
@@ -28,7 +29,6 @@ _NAMES = {
     "all": f"all: {kinematic_steps(STAGE_STEPS)} steps of the first, then {STAGE_STEPS - kinematic_steps(STAGE_STEPS)} "
     "of the second",
 }
-_SHIFTED = {"zero_shot": "before", "wo_kinematic": "aesthetic", "wo_aesthetic": "kinematic", "all": "both"}
 _JUDGED = ("ssim", "psnr", "lpips", "fvd", "kvd")
 
 
@@ -55,16 +55,8 @@ def write_page(
     page.add_heading("The two stages on another domain")
     models = ", ".join(_NAMES[name] for name in ABLATION)
     page.add_video(shifted, f"Left to right: the reference, {models}, the true clip.")
-    page.add_heading("What it must reach")
-    page.add_table(
-        ("number", "bound", "value", "limit", ""),
-        [(b["name"], b["bound"], b["value"], b["limit"], b["met"]) for b in bounds],
-    )
-    page.add_heading("Numbers")
-    page.add_table(
-        ("number", "value", "clips", "what it is"),
-        [(name, numbers[name]["value"], numbers[name]["n"], text) for name, text in _EXPLAINED if name in numbers],
-    )
+    add_bounds(page, bounds)
+    add_numbers(page, numbers, _EXPLAINED)
     page.add_heading("Ablation")
     page.add_table(
         ("model", "PSNR, person", "PSNR", "loss", *(key.upper() for key in _JUDGED)),
@@ -85,5 +77,5 @@ def write_page(
 
 
 def _ablation_row(name: str, numbers: Numbers, judged: Numbers) -> tuple[Any, ...]:
-    ours = [numbers[f"{key}_shifted_{_SHIFTED[name]}"]["value"] for key in ("psnr_mask", "psnr", "val_loss")]
+    ours = [numbers[f"{key}_shifted_{SHIFTED_NAMES[name]}"]["value"] for key in ("psnr_mask", "psnr", "val_loss")]
     return (_NAMES[name], *ours, *(judged.get(key, {}).get("value") for key in _JUDGED))

@@ -22,6 +22,8 @@ PICTURES = 5
 #: What each model of the ablation is called, and how it is made: see ``train_stages``.
 ZERO_SHOT, WITHOUT_KINEMATIC, WITHOUT_AESTHETIC, ALL = "zero_shot", "wo_kinematic", "wo_aesthetic", "all"
 ABLATION = (ZERO_SHOT, WITHOUT_KINEMATIC, WITHOUT_AESTHETIC, ALL)
+#: How they are called among the numbers of the second corpus.
+SHIFTED_NAMES = {ZERO_SHOT: "before", WITHOUT_AESTHETIC: "kinematic", WITHOUT_KINEMATIC: "aesthetic", ALL: "both"}
 #: Clips of (train, val, test): of the toy corpus, of the shifted one, of either when only a look is taken.
 _CLIPS = {TOY: (1500, 48, 48), SHIFTED: (384, 48, 48)}
 _FEW, _SMALL_PX = (8, 2, 4), 32

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launch.demos.parts import Clock, clear_demo
+from launch.demos.parts import Clock, clear_demo, tell_result
 from launch.options import Parser, add_json_option, check_writable, emit_json, positive_int, say, writable_folder
 
 if TYPE_CHECKING:
@@ -59,9 +59,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def run_demo(out: Path, *, smoke: bool, seeds: int, config: str, quiet: bool = False) -> dict[str, Any]:
     """Everything the demo does; returns what ``metrics.json`` holds."""
-    from launch.demos.motion_evaluation import check_bounds
-    from launch.demos.motion_report import bounds_table, write_page
-    from macedance.report.progress import format_seconds
+    from launch.demos.bounds import bounds_table, check_bounds
+    from launch.demos.motion_evaluation import BOUNDS
+    from launch.demos.motion_report import write_page
 
     clock = Clock()
     run, numbers, pipeline = _train_and_judge(out, 0, smoke=smoke, config=config, clock=clock, keep=True)
@@ -74,18 +74,13 @@ def run_demo(out: Path, *, smoke: bool, seeds: int, config: str, quiet: bool = F
     dances = _dance_to_unheard_song(out, pipeline, run.data, smoke=smoke)  # type: ignore[arg-type]
     clock.lap("dances and videos")
 
-    bounds = check_bounds(numbers)
+    bounds = check_bounds(numbers, BOUNDS)
     result = {**numbers, "bounds": bounds, "seconds": {k: round(v, 1) for k, v in clock.parts.items()}}
     emit_json(str(out / "metrics.json"), result)
     write_page(out, run.directory, numbers, bounds, dances, run.data, clock.parts)  # type: ignore[arg-type]
     clock.lap("page")
-    tell = say if quiet else print
-    tell(bounds_table(numbers, bounds))
-    total = sum(clock.parts.values())
-    say("time: " + ", ".join(f"{k} {format_seconds(v)}" for k, v in clock.parts.items()))
-    say(f"in all {format_seconds(total)}")
-    for path in (out / "index.html", out / "metrics.json", out / "model", *dances):
-        tell(str(path))
+    files = (out / "index.html", out / "metrics.json", out / "model", *dances)
+    tell_result(bounds_table(numbers, bounds), clock, files, quiet=quiet)
     return result
 
 

@@ -2,40 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from datamodules.motion import Clip
+from launch.demos.bounds import Bound, Numbers
 from macedance.metrics.motion import check_plausibility, evaluate_clips
 from macedance.motion.files import JointClip, Motion, save_motion
 from macedance.pipelines.music_to_motion import MusicToMotion
 from macedance.report.progress import Progress
-
-Numbers = dict[str, dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Bound:
-    """A promise about a number: ``limit`` is computed from the other numbers, ``above`` says on which side to stay."""
-
-    name: str
-    text: str
-    limit: Callable[[dict[str, float]], float]
-    above: bool
-    value: Callable[[dict[str, float]], float] | None = None
-
-    def check(self, values: dict[str, float]) -> tuple[float, float, bool]:
-        """(value, limit, met)."""
-        value = self.value(values) if self.value else values[self.name]
-        limit = self.limit(values)
-        return value, limit, value >= limit if self.above else value <= limit
-
 
 BOUNDS: tuple[Bound, ...] = (
     Bound("bas_reference", "at least 0.7", lambda v: 0.7, True),
@@ -163,15 +143,3 @@ def judge(
     numbers["fid_k_still"] = dict(fid(held_still(reference)))
     numbers["fid_k_floor"] = dict(fid(others))
     return numbers
-
-
-def check_bounds(numbers: Numbers, bounds: Sequence[Bound] = BOUNDS) -> list[dict[str, Any]]:
-    """Each bound with its value, its limit and whether it is met; ``met`` is None where a number is missing."""
-    values = {name: entry["value"] for name, entry in numbers.items() if entry.get("value") is not None}
-    rows = []
-    for bound in bounds:
-        row: dict[str, Any] = {"name": bound.name, "bound": bound.text, "value": None, "limit": None, "met": None}
-        with contextlib.suppress(KeyError):
-            row["value"], row["limit"], row["met"] = bound.check(values)
-        rows.append(row)
-    return rows

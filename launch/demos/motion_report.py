@@ -1,4 +1,4 @@
-"""What the demo shows at its end: a table on the terminal and ``index.html``."""
+"""The page of the Motion Expert's demo."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from launch.demos.bounds import add_bounds, add_numbers
 from macedance.report.progress import format_seconds
 
 if TYPE_CHECKING:
@@ -30,23 +31,6 @@ _EXPLAINED: tuple[tuple[str, str], ...] = (
     ("jerk_reference", "mean jerk, m/s³, held-out"),
     ("frames_per_second", "frames of dance generated per second on this machine"),
 )
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
-
-
-def bounds_table(numbers: Mapping[str, Mapping[str, Any]], bounds: Sequence[Mapping[str, Any]]) -> str:
-    """Each bound with its value, its limit, met or missed, as text."""
-    lines = [f"{'bound':<42}{'value':>10}{'limit':>10}  "]
-    for row in bounds:
-        verdict = {True: "met", False: "MISSED", None: "not measured"}[row["met"]]
-        lines.append(f"{row['name']:<42}{_number(row['value']):>10}{_number(row['limit']):>10}  {verdict}")
-    for name, entry in numbers.items():
-        if "range" in entry:
-            low, high = entry["range"]
-            lines.append(f"{name:<42}{_number(entry['value']):>10}  over seeds {_number(low)} to {_number(high)}")
-    return "\n".join(lines)
 
 
 def write_page(
@@ -84,21 +68,8 @@ def write_page(
             ),
             "Speed of the first dance: it comes to rest where the music beats.",
         )
-    page.add_heading("What it must reach")
-    page.add_table(
-        ("number", "bound", "value", "limit", ""),
-        [(b["name"], b["bound"], b["value"], b["limit"], b["met"]) for b in bounds],
-    )
-    page.add_heading("Numbers")
-    page.add_table(
-        ("number", "value", "clips", "what it is"),
-        [
-            (name, numbers[name].get("value"), numbers[name].get("n"), text)
-            for name, text in _EXPLAINED
-            if name in numbers
-        ],
-        "Conventions: the clean preset, in seconds and metres, on the test split.",
-    )
+    add_bounds(page, bounds)
+    add_numbers(page, numbers, _EXPLAINED, "Conventions: the clean preset, in seconds and metres, on the test split.")
     page.add_heading("Learning curves")
     curves = learning_curves(run_dir / "metrics.csv", plots / "curves.png", validation_csv=run_dir / "metrics_val.csv")
     page.add_image(curves, "Training loss and validation, by optimizer step.")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from launch.options import writable_folder
+from launch.options import say, writable_folder
 from macedance.errors import ConfigError
 
 #: Tells a folder that a demo made.
@@ -52,3 +52,22 @@ def clear_demo(out: Path, parts: Sequence[str]) -> None:
     for part in parts:
         path = out / part
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def tell_result(table: str, clock: Clock, files: Sequence[Path], *, quiet: bool) -> None:
+    """The end of a demo: its bounds, the time of its parts, what it made.
+
+    Args:
+        table: Of the bounds.
+        clock: Of the parts.
+        files: What it made.
+        quiet: Standard output is for JSON.
+    """
+    from macedance.report.progress import format_seconds
+
+    tell = say if quiet else print
+    tell(table)
+    say("time: " + ", ".join(f"{name} {format_seconds(value)}" for name, value in clock.parts.items()))
+    say(f"in all {format_seconds(sum(clock.parts.values()))}")
+    for path in files:
+        tell(str(path))

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from launch.demos.motion_evaluation import BOUNDS, as_clips, check_bounds, held_still, judge
+from launch.demos.bounds import check_bounds
+from launch.demos.motion_evaluation import BOUNDS, as_clips, held_still, judge
 from launch.main import main
 from macedance.motion.files import JointClip, load_motion
 from macedance.rendering.probe import probe_video
@@ -93,9 +94,9 @@ def test_bounds_are_met_missed_or_not_measured() -> None:
         "floor_penetration_m": 0.0, "max_root_speed_m_s": 2.0, "max_root_speed_m_s_reference": 2.0,
     }  # fmt: skip
     entries = {name: {"value": value, "n": 100} for name, value in good.items()}
-    assert all(row["met"] is True for row in check_bounds(entries))
+    assert all(row["met"] is True for row in check_bounds(entries, BOUNDS))
     bad = {**entries, "jerk": {"value": 201.0, "n": 100}, "fid_k": {"value": None, "n": 10, "reason": "n"}}
-    verdicts = {(row["name"], row["bound"]): row["met"] for row in check_bounds(bad)}
+    verdicts = {(row["name"], row["bound"]): row["met"] for row in check_bounds(bad, BOUNDS)}
     assert verdicts["jerk", "at most 2 jerk_reference"] is False
     assert verdicts["fid_k", "at most 0.1 fid_k_still"] is None
 

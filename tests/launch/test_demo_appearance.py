@@ -15,7 +15,7 @@ from launch.demos.appearance_bounds import APPEARANCE_BOUNDS
 from launch.demos.appearance_evaluation import compare
 from launch.demos.appearance_evaluation import test_clips as clips_of
 from launch.demos.appearance_training import ABLATION, PICTURES, TOY
-from launch.demos.motion_evaluation import check_bounds
+from launch.demos.bounds import check_bounds
 from launch.main import main
 from macedance.pipelines.appearance_folder import load_network
 from macedance.rendering.probe import probe_video

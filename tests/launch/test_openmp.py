@@ -11,7 +11,6 @@ from launch.openmp import SPINS, let_threads_sleep
 
 @pytest.mark.parametrize(("given", "expected"), [(None, SPINS), ("7", "7")])
 def test_what_the_environment_says_is_left(given: str | None, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-
     for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
