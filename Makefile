@@ -37,7 +37,7 @@ test-shared: venv
 
 # Several ranks: killed, resumed, resharded, signalled (up to 20 minutes on two cores).
 test-dist: venv
-	$(RUN) $(BIN)/python -m pytest -m "dist and not gpu" tests/dist
+	$(RUN) $(BIN)/python -m pytest -n 2 --dist loadfile -m "dist and not gpu" tests/dist
 
 # A real SLURM of two nodes on this machine; MACEDANCE_INSTALL_SLURM=1 installs Debian's packages (as root).
 test-slurm: venv

@@ -15,12 +15,9 @@ from typing import Any
 import pytorch_lightning as pl
 
 from callbacks.checkpoints import Checkpoints, validation_is_due
+from callbacks.early_signals import END_SIGNAL, SIGNALS, EarlySignals
 from callbacks.run_files import find_callback
 from macedance.errors import ConfigError
-
-#: USR1 comes before the time limit: the job wants to go on. TERM comes from whoever ends or moves the job.
-REQUEUE_SIGNAL, END_SIGNAL = signal.SIGUSR1, signal.SIGTERM
-_SIGNALS = (REQUEUE_SIGNAL, END_SIGNAL)
 
 
 class Preemption(pl.Callback):
@@ -54,14 +51,19 @@ class Preemption(pl.Callback):
 
     # ---------------------------------------------------------------- signals
     def install(self) -> None:
-        """Take both signals over; the launcher calls it as soon as the callback exists, long before the first step."""
+        """Take both signals over, and what came before; the launcher calls it as soon as the callback exists."""
         if threading.current_thread() is not threading.main_thread():
             return
         self._owner = os.getpid()
-        for number in _SIGNALS:
-            if signal.getsignal(number) != self._note:
-                self._original.setdefault(number, signal.getsignal(number))
-                signal.signal(number, self._note)
+        for number in SIGNALS:
+            handler = signal.getsignal(number)
+            if handler == self._note:
+                continue
+            signal.signal(number, self._note)
+            if isinstance(handler, EarlySignals):
+                self._received |= handler.received
+                handler = signal.SIG_DFL  # which it stood for
+            self._original.setdefault(number, handler)
 
     def restore(self) -> None:
         """Give the signals back to whoever had them."""
@@ -155,7 +157,7 @@ class Preemption(pl.Callback):
         if not self.preempted:
             self.restore()
         elif threading.current_thread() is threading.main_thread():
-            for number in _SIGNALS:
+            for number in SIGNALS:
                 signal.signal(number, signal.SIG_IGN)
 
     # ---------------------------------------------------------------- parts

@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 #: verb -> (module with ``main(arguments) -> exit code``, one line of help)
 VERBS: dict[str, tuple[str, str]] = {
@@ -73,12 +74,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(verb: str, arguments: list[str]) -> int:
+    from callbacks.early_signals import early_signals
     from launch.openmp import PATIENT_SPINS, SPINS, let_threads_sleep
     from macedance.errors import MaceDanceError, TransportError
 
     let_threads_sleep(PATIENT_SPINS if (verb, arguments[:1]) == ("demo", ["appearance"]) else SPINS)
     try:
-        return int(importlib.import_module(VERBS[verb][0]).main(arguments) or 0)
+        with early_signals() if verb == "fit" else nullcontext():
+            return int(importlib.import_module(VERBS[verb][0]).main(arguments) or 0)
     except MaceDanceError as error:
         rank = _rank()
         if rank == 0:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +13,9 @@ import pytest
 from conftest import MakeRun
 from dist_runs import DistRun, Stop, assert_same_result, error_lines
 from zygote import Launch
+
+from macedance.errors import MaceDanceError
+from macedance.pipelines.checkpoint_folder import verify
 
 STEPS, SAVED = 7, (3, 6)
 
@@ -84,14 +89,29 @@ def warnings_of(launch: Launch) -> list[str]:
     return [line for line in said if "not used" in line]
 
 
+def test_every_file_counts_and_no_damage_passes(stopped_run: Stopped, tmp_path: Path) -> None:
+    files = stopped_run.files
+    assert "manifest.json" in files
+    assert len(files) >= (3 if stopped_run.kind == "single" else 8), files
+    run = stopped_run.copy(tmp_path / "run")
+    verify(run.newest())
+    for name, (damage, apply) in itertools.product(files, DAMAGES.items()):
+        path = run.newest() / name
+        content = path.read_bytes()
+        apply(path)
+        with pytest.raises(MaceDanceError, match=re.escape(name) + "|manifest"):
+            pytest.fail(f"{name} {damage}: {verify(run.newest())}")
+        path.write_bytes(content)
+    verify(run.newest())
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_file_is_detected_and_the_checkpoint_before_used(
     damage: str, stopped_run: Stopped, tmp_path: Path
 ) -> None:
-    files = stopped_run.files
-    assert "manifest.json" in files
-    assert len(files) >= (3 if stopped_run.kind == "single" else 8), files
-    for number, name in enumerate(files):
+    """Every file is hit; a sharded checkpoint's many files by one kind of damage each."""
+    turn, step = (0, 1) if stopped_run.kind == "single" else (list(DAMAGES).index(damage), len(DAMAGES))
+    for number, name in enumerate(stopped_run.files[turn::step]):
         run = stopped_run.copy(tmp_path / str(number))
         DAMAGES[damage](run.newest() / name)
         launch = run.run()

@@ -14,7 +14,7 @@ from dist_runs import DistRun, Stop
 
 FAULTS = "--trainer.callbacks+={class_path: dist_faults.Faults}"
 WATCHDOG = (
-    "--trainer.callbacks+={class_path: callbacks.watchdog.Watchdog, init_args: {timeouts_s: {start: 90}, timeout_s: 4}}"
+    "--trainer.callbacks+={class_path: callbacks.watchdog.Watchdog, init_args: {timeouts_s: {start: 90}, timeout_s: 8}}"
 )
 
 

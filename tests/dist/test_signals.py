@@ -73,6 +73,19 @@ def test_a_signal_anywhere_saves_the_step_and_ends_with_75(
         assert_same_run(references[kind], run)
 
 
+def test_a_signal_while_a_rank_still_imports_its_libraries(
+    make_run: MakeRun, references: dict[str, DistRun], tmp_path: Path
+) -> None:
+    """On a busy file system that takes longer than the scheduler's warning leads: no crash, nothing trained, 75."""
+    run = make_run(tmp_path / "run", "ddp", arguments=arguments())
+    early = {"MACEDANCE_TEST_EARLY_SIGNAL": str(int(signal.SIGUSR1))}
+    launch = run.run(expect=PREEMPTED, rank_environments=[{}, early])
+    assert interrupted_at(run) == 0
+    assert "preempted" in launch.stderr()
+    run.run()
+    assert_same_run(references["ddp"], run)
+
+
 def test_all_ranks_and_their_loaders_signalled_at_any_time(make_run: MakeRun, tmp_path: Path) -> None:
     """As a scheduler does: every process of the job, whenever it likes, more than once."""
     reference = make_run(tmp_path / "whole", "ddp", arguments=arguments(workers=1))

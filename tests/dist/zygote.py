@@ -9,15 +9,17 @@ starting Python anew is itself tested (test_kill_resume.py).
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
+import random
 import select
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,11 +42,28 @@ ENVIRONMENT = {
 }
 
 
+def _ports() -> Iterator[int]:
+    """Ports of this process's own, below those that the system gives to whoever asks for any.
+
+    A port lies unused from the moment that it is found until the first rank listens on it: two sessions of pytest side
+    by side must not find the same one.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first, count = 12000 + worker % 8 * 2000, 2000
+    start = random.SystemRandom().randrange(count)
+    return itertools.cycle([*range(first + start, first + count), *range(first, first + start)])
+
+
+_own_ports = _ports()
+
+
 def free_port() -> int:
     """A port on this machine that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    while True:
+        port = next(_own_ports)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def launcher_environment(rank: int, ranks: int, port: int, name: str) -> dict[str, str]:
@@ -305,10 +324,23 @@ def _be_a_rank(request: dict[str, Any]) -> None:
 def _inject_faults() -> None:
     """What tests cannot do from outside, as root: a folder that this rank may not write to, a disk that is full.
 
-    MACEDANCE_TEST_DENY names a folder, MACEDANCE_TEST_FILE_LIMIT the bytes that a file may have.
+    MACEDANCE_TEST_DENY names a folder, MACEDANCE_TEST_FILE_LIMIT the bytes that a file may have, and
+    MACEDANCE_TEST_EARLY_SIGNAL the signal that comes when the command is about to import the verb.
     """
     import errno
+    import importlib
     import resource
+
+    early = os.environ.get("MACEDANCE_TEST_EARLY_SIGNAL")
+    if early:
+        really_import = importlib.import_module
+
+        def signalled(name: str, package: str | None = None) -> Any:
+            importlib.import_module = really_import
+            os.kill(os.getpid(), int(early))
+            return really_import(name, package)
+
+        importlib.import_module = signalled
 
     denied = os.environ.get("MACEDANCE_TEST_DENY")
     if denied:

@@ -21,7 +21,7 @@ class Hold(pl.Callback):
         limit_s: A wait that is longer is an error.
     """
 
-    def __init__(self, step: int, folder: str, limit_s: float = 120.0) -> None:
+    def __init__(self, step: int, folder: str, limit_s: float = 240.0) -> None:
         self.step, self.folder, self.limit_s = step, Path(folder), limit_s
 
     def on_train_batch_end(

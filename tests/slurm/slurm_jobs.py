@@ -48,7 +48,7 @@ class Job:
     def run_dir(self) -> Path:
         return self.folder / "run"
 
-    def wait_held(self, ranks: int = 2, timeout_s: float = 90.0) -> None:
+    def wait_held(self, ranks: int = 2, timeout_s: float = 240.0) -> None:
         """Until every rank stands at the step where it waits for a signal."""
 
         def held() -> bool:
@@ -62,7 +62,7 @@ class Job:
         except RuntimeError as error:
             raise AssertionError(f"{error}\n{self.said()}") from None
 
-    def wait(self, expect: str = "COMPLETED", timeout_s: float = 150.0) -> Mapping[str, str]:
+    def wait(self, expect: str = "COMPLETED", timeout_s: float = 300.0) -> Mapping[str, str]:
         """Until the job has ended for good."""
         try:
             facts = self.slurm.wait_job(self.number, timeout_s)

@@ -63,11 +63,13 @@ def assert_same_run(run_dir: Path, reference: Path) -> None:
 
 @pytest.fixture(scope="session")
 def timed(make_job: MakeJob, scratch: Path) -> dict[str, Job]:
-    """Two jobs of a minute: they wait for their time limit while other tests run."""
+    """Two jobs that stand at a step and whose time is cut short then: they wait for it while other tests run."""
     jobs = {"requeued": make_job(scratch / "timed"), "chain": make_job(scratch / "chain")}
-    # SLURM looks every 30 s, and warns up to that much early.
     for name, job in jobs.items():
-        job.submit("--time=1:00", "--signal-seconds=10", *(["--array-chain=3"] if name == "chain" else []))
+        job.submit("--time=10:00", "--signal-seconds=10", *(["--array-chain=3"] if name == "chain" else []))
+    for name, job in jobs.items():
+        job.wait_held()
+        job.slurm.end_soon(job.number + ("_1" if name == "chain" else ""))
     return jobs
 
 
@@ -141,6 +143,8 @@ def test_cancelled_it_leaves_a_checkpoint_and_stays_away(make_job: MakeJob, refe
 
 def test_warned_of_its_time_limit_it_requeues_itself(timed: dict[str, Job], reference: Path) -> None:
     job = timed["requeued"]
+    job.slurm.wait_requeued(job.number, 150)
+    job.slurm.limit(job.number, 10)  # the short one was for the first start alone
     assert int(job.wait()["Restarts"]) >= 1
     assert f"saved {job.run_dir}/checkpoints/step-{HELD_AT:08d}.ckpt; job {job.number} is queued again" in job.said()
     assert_same_run(job.run_dir, reference)
@@ -148,7 +152,7 @@ def test_warned_of_its_time_limit_it_requeues_itself(timed: dict[str, Job], refe
 
 def test_a_chain_goes_on_from_job_to_job_and_ends_early(timed: dict[str, Job], reference: Path) -> None:
     job = timed["chain"]
-    job.slurm.wait_idle_of(job.number, 150)
+    job.slurm.wait_idle_of(job.number, 300)
     states = [job.slurm.job(f"{job.number}_{link}")["JobState"] for link in (1, 2, 3)]
     assert states == ["FAILED", "COMPLETED", "CANCELLED"], job.said()  # 75 is no 0; the third was not needed
     assert "the next job of the chain goes on" in job.said()
@@ -159,7 +163,7 @@ def test_a_node_that_dies_takes_the_job_back_into_the_queue(
     make_job: MakeJob, reference: Path, timed: dict[str, Job], tmp_path: Path
 ) -> None:
     for other in timed.values():
-        other.slurm.wait_idle_of(other.number, 150)  # the node's death would be theirs too
+        other.slurm.wait_idle_of(other.number, 300)  # the node's death would be theirs too
     job = make_job(tmp_path)
     job.submit()
     job.wait_held()
@@ -190,7 +194,7 @@ def test_zero_2_is_preempted_and_goes_on(make_job: MakeJob, scratch: Path, tmp_p
     whole, job = make_job(tmp_path / "whole", ZERO2, hold=False), make_job(tmp_path / "stopped", ZERO2)
     whole.submit()
     job.submit()
-    job.wait_held(timeout_s=150)  # the first of all compiles DeepSpeed's collectives
+    job.wait_held()  # the first of all compiles DeepSpeed's collectives
     job.slurm.control("requeue", job.number)
     assert job.wait()["Restarts"] == "1"
     whole.wait()
