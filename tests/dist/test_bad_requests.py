@@ -107,6 +107,14 @@ def test_an_unknown_stage_is_named(make_run: MakeRun, tmp_path: Path) -> None:
     assert not run.directory.exists()
 
 
+@pytest.mark.parametrize("kind", ["zero2", "zero3"])
+def test_an_optimizer_of_whole_matrices_under_zero(kind: str, make_run: MakeRun, tmp_path: Path) -> None:
+    """Its pieces are flat; stage 3's weights are no matrices from the start."""
+    muon = "--model.optimizer={class_path: lightning_modules.optimizers.Muon, init_args: {smallest_side: 8}}"
+    line, _ = refused(make_run(tmp_path, kind, arguments=[*arguments(), muon]))
+    assert "Muon" in line
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_directory_that_one_rank_cannot_write_to(rank: int, make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run(tmp_path, "ddp", arguments=arguments())

@@ -1,0 +1,76 @@
+"""Optimizers that want to know what kind of weight they step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytorch_optimizer
+import torch
+from torch import Tensor
+
+from lightning_modules.strategies import ZeroStrategy
+from macedance.errors import ConfigError
+
+
+def check_whole_weights(optimizer: torch.optim.Optimizer, strategy: Any) -> None:
+    """Refuse an optimizer that works on whole matrices under a strategy that hands out pieces of them.
+
+    Raises:
+        ConfigError: Muon under ZeRO.
+    """
+    if isinstance(optimizer, Muon) and isinstance(strategy, ZeroStrategy):
+        raise ConfigError(
+            "Muon needs whole matrices, and ZeRO gives every rank flat pieces of them",
+            where="model.optimizer",
+            fix="--config strategies/ddp, or torch.optim.AdamW",
+        )
+
+
+class Muon(pytorch_optimizer.Muon):
+    """Muon for the matrices, AdamW for all other weights, in one optimizer.
+
+    A matrix's momentum is orthogonalised by five Newton-Schulz iterations before it is applied (Jordan et al., "Muon:
+    an optimizer for hidden layers in neural networks", 2024). Vectors, convolutions, and matrices with a short side,
+    such as the projections into and out of a network, are AdamW's.
+
+    Args:
+        params: The weights, (rows, columns) or any other shape.
+        lr: Learning rate of AdamW's weights.
+        muon_lr: Learning rate of the matrices; an update's root mean square is about ``muon_lr / sqrt(columns)``.
+        betas: AdamW's decay rates.
+        momentum: Decay rate of the matrices' momentum.
+        weight_decay: Decoupled weight decay, of both.
+        smallest_side: Matrices of fewer rows or columns are AdamW's.
+
+    Raises:
+        ConfigError: None of the weights is such a matrix.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float = 3e-4,
+        muon_lr: float = 0.02,
+        betas: tuple[float, float] = (0.9, 0.95),
+        momentum: float = 0.95,
+        weight_decay: float = 0.01,
+        smallest_side: int = 64,
+    ) -> None:
+        weights = list(params)
+        is_matrix = [weight.ndim == 2 and min(weight.shape) >= smallest_side for weight in weights]
+        matrices = [weight for weight, is_one in zip(weights, is_matrix, strict=True) if is_one]
+        others = [weight for weight, is_one in zip(weights, is_matrix, strict=True) if not is_one]
+        if not matrices:
+            raise ConfigError(
+                f"of {len(weights)} weights that train none is a matrix of {smallest_side} x {smallest_side} or more",
+                where="Muon",
+                fix="torch.optim.AdamW",
+            )
+        groups: list[dict[str, Any]] = [
+            {"params": matrices, "use_muon": True, "lr": muon_lr, "momentum": momentum, "weight_decay": weight_decay}
+        ]
+        if others:
+            adamw = {"lr": lr, "betas": tuple(betas), "eps": 1e-8, "weight_decay": weight_decay}
+            groups.append({"params": others, "use_muon": False, **adamw})
+        super().__init__(groups)
