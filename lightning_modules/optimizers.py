@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from lightning_modules.strategies import ZeroStrategy
 from macedance.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 
 def check_whole_weights(optimizer: torch.optim.Optimizer, strategy: Any) -> None:
@@ -42,9 +45,6 @@ class Muon(pytorch_optimizer.Muon):
         momentum: Decay rate of the matrices' momentum.
         weight_decay: Decoupled weight decay, of both.
         smallest_side: Matrices of fewer rows or columns are AdamW's.
-
-    Raises:
-        ConfigError: None of the weights is such a matrix.
     """
 
     def __init__(
@@ -62,15 +62,10 @@ class Muon(pytorch_optimizer.Muon):
         matrices = [weight for weight, is_one in zip(weights, is_matrix, strict=True) if is_one]
         others = [weight for weight, is_one in zip(weights, is_matrix, strict=True) if not is_one]
         if not matrices:
-            raise ConfigError(
-                f"of {len(weights)} weights that train none is a matrix of {smallest_side} x {smallest_side} or more",
-                where="Muon",
-                fix="torch.optim.AdamW",
-            )
-        groups: list[dict[str, Any]] = [
-            {"params": matrices, "use_muon": True, "lr": muon_lr, "momentum": momentum, "weight_decay": weight_decay}
-        ]
-        if others:
-            adamw = {"lr": lr, "betas": tuple(betas), "eps": 1e-8, "weight_decay": weight_decay}
-            groups.append({"params": others, "use_muon": False, **adamw})
+            logger.warning("Muon: no weight is a matrix of %d x %d or more; AdamW steps all", *[smallest_side] * 2)
+        kinds = (
+            (matrices, {"use_muon": True, "lr": muon_lr, "momentum": momentum}),
+            (others, {"use_muon": False, "lr": lr, "betas": tuple(betas), "eps": 1e-8}),
+        )
+        groups = [{"params": some, "weight_decay": weight_decay, **own} for some, own in kinds if some]
         super().__init__(groups)

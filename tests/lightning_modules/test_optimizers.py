@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.optimizers import Muon
-from macedance.errors import ConfigError
 
 
 def weights() -> list[nn.Parameter]:
@@ -77,9 +76,11 @@ def test_it_goes_on_from_its_state_to_the_bit() -> None:
     assert all(torch.equal(a, b) for a, b in zip(run(again, fresh, range(3, 6)), through, strict=True))
 
 
-def test_a_network_without_matrices_is_refused() -> None:
-    with pytest.raises(ConfigError, match="of 2 weights that train none is a matrix of 64 x 64"):
-        Muon([nn.Parameter(torch.zeros(64)), nn.Parameter(torch.zeros(32, 640))])
+def test_a_network_without_matrices_is_adamw_s_and_it_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    """As when a configuration is tried on a network of a few channels."""
+    optimizer = Muon([nn.Parameter(torch.zeros(64)), nn.Parameter(torch.zeros(32, 640))])
+    assert [group["use_muon"] for group in optimizer.param_groups] == [False]
+    assert "no weight is a matrix of 64 x 64" in caplog.text
 
 
 def test_without_other_weights_there_is_one_group() -> None:
