@@ -27,7 +27,7 @@ def check_whole_weights(optimizer: torch.optim.Optimizer, strategy: Any) -> None
             "Muon needs whole matrices, and ZeRO gives every rank flat pieces of them",
             where="model.optimizer",
             fix="--config strategies/ddp, or torch.optim.AdamW",
-        )
+        ).everywhere()
 
 
 class Muon(pytorch_optimizer.Muon):
