@@ -46,12 +46,12 @@ def early_signals() -> Iterator[None]:
         return
     handler = EarlySignals()
     # A handler of the caller's own stays: only what would end the process is replaced.
-    before = {n: signal.getsignal(n) for n in SIGNALS if signal.getsignal(n) is signal.SIG_DFL}
-    for number in before:
+    taken = [number for number in SIGNALS if signal.getsignal(number) is signal.SIG_DFL]
+    for number in taken:
         signal.signal(number, handler)
     try:
         yield
     finally:
-        for number, original in before.items():
+        for number in taken:
             if signal.getsignal(number) is handler:
-                signal.signal(number, original)
+                signal.signal(number, signal.SIG_DFL)

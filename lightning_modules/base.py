@@ -11,7 +11,6 @@ from pytorch_lightning.plugins.precision import MixedPrecision, Precision
 from pytorch_lightning.utilities import GradClipAlgorithmType
 from torch import Tensor, nn
 
-from lightning_modules.optimizers import check_whole_weights
 from lightning_modules.schedules import WarmupCosine
 from macedance import __version__
 from macedance.errors import CheckpointError
@@ -125,7 +124,6 @@ class ExpertModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimizer over what trains, and the schedule stepped with it."""
         optimizer = self._optimizer_factory([p for p in self.parameters() if p.requires_grad])
-        check_whole_weights(optimizer, self.trainer.strategy)
         if self.lr_schedule is None:
             return optimizer
         schedule, max_steps = self.lr_schedule, self.trainer.max_steps

@@ -4,30 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import Any
 
 import pytorch_optimizer
-import torch
 from torch import Tensor
 
-from lightning_modules.strategies import ZeroStrategy
-from macedance.errors import ConfigError
-
 logger = logging.getLogger(__name__)
-
-
-def check_whole_weights(optimizer: torch.optim.Optimizer, strategy: Any) -> None:
-    """Refuse an optimizer that works on whole matrices under a strategy that hands out pieces of them.
-
-    Raises:
-        ConfigError: Muon under ZeRO.
-    """
-    if isinstance(optimizer, Muon) and isinstance(strategy, ZeroStrategy):
-        raise ConfigError(
-            "Muon needs whole matrices, and ZeRO gives every rank flat pieces of them",
-            where="model.optimizer",
-            fix="--config strategies/ddp, or torch.optim.AdamW",
-        ).everywhere()
 
 
 class Muon(pytorch_optimizer.Muon):
@@ -47,6 +28,9 @@ class Muon(pytorch_optimizer.Muon):
         smallest_side: Matrices of fewer rows or columns are AdamW's.
     """
 
+    #: ZeRO, which gives every rank flat pieces, refuses an optimizer that says so.
+    needs_whole_matrices = True
+
     def __init__(
         self,
         params: Iterable[Tensor],
@@ -57,12 +41,14 @@ class Muon(pytorch_optimizer.Muon):
         weight_decay: float = 0.01,
         smallest_side: int = 64,
     ) -> None:
-        weights = list(params)
-        is_matrix = [weight.ndim == 2 and min(weight.shape) >= smallest_side for weight in weights]
-        matrices = [weight for weight, is_one in zip(weights, is_matrix, strict=True) if is_one]
-        others = [weight for weight, is_one in zip(weights, is_matrix, strict=True) if not is_one]
+        matrices: list[Tensor] = []
+        others: list[Tensor] = []
+        for weight in params:
+            (matrices if weight.ndim == 2 and min(weight.shape) >= smallest_side else others).append(weight)
         if not matrices:
-            logger.warning("Muon: no weight is a matrix of %d x %d or more; AdamW steps all", *[smallest_side] * 2)
+            logger.warning(
+                "Muon: no weight is a matrix of %d x %d or more; AdamW steps all", smallest_side, smallest_side
+            )
         kinds = (
             (matrices, {"use_muon": True, "lr": muon_lr, "momentum": momentum}),
             (others, {"use_muon": False, "lr": lr, "betas": tuple(betas), "eps": 1e-8}),

@@ -220,6 +220,12 @@ class ZeroStrategy(DeepSpeedStrategy):
 
     def _setup_model_and_optimizer(self, model: nn.Module, optimizer: Any, lr_scheduler: Any = None) -> tuple[Any, Any]:
         assert isinstance(self.config, dict)
+        if getattr(optimizer, "needs_whole_matrices", False):
+            raise ConfigError(
+                f"{type(optimizer).__name__} needs whole matrices, and ZeRO gives every rank flat pieces of them",
+                where="model.optimizer",
+                fix="--config strategies/ddp, or torch.optim.AdamW",
+            ).everywhere()
         trained = [p for p in model.parameters() if p.requires_grad]
         self._fit_config(sum(p.numel() for p in trained), sum(p.numel() for p in model.parameters()))
         return self._engine(self.config, model, trained, optimizer=optimizer, lr_scheduler=lr_scheduler)
